@@ -1,0 +1,1 @@
+//! Builds the rooms in order, reloads them, empties the house.

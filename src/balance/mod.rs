@@ -1,0 +1,1 @@
+//! Endpoints in, the next one out.

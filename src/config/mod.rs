@@ -1,0 +1,1 @@
+//! YAML in, a checked `Config` or every diagnostic at once out.

@@ -1,0 +1,1 @@
+//! A source of endpoints as a watch: fixed addresses or DNS.

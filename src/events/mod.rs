@@ -1,0 +1,1 @@
+//! A call becomes an event, and an event a call.

@@ -1,0 +1,1 @@
+//! HTTP in and out: what hyper leaves to the proxy.

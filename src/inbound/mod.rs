@@ -1,0 +1,1 @@
+//! From a peer to the application beside us.

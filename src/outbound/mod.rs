@@ -1,0 +1,1 @@
+//! From the application beside us to its upstreams.

@@ -1,0 +1,1 @@
+//! The durable log: bytes and offsets, no HTTP, no broker.

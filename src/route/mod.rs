@@ -1,0 +1,1 @@
+//! Request to route, as a value: no I/O.

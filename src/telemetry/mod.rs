@@ -1,0 +1,1 @@
+//! Registry and text format, access-log writer.
