@@ -3,10 +3,16 @@
 //! Each is built through a check, from the words an operator writes (`250ms`, `64KiB`, `50`), and passed on
 //! unchecked. Errors say what was expected; where in the file is the reader's business.
 
-use std::{fmt, str::FromStr, time::Duration};
+mod address;
+mod web;
+
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use address::{Address, Hostname, Listen, SocketAddress};
+pub use web::{FieldName, FieldValue, Method, Pattern, Status, UrlPath};
 
 /// A text that is not the value it should be; says what would be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -274,53 +280,124 @@ impl std::borrow::Borrow<str> for ServiceName {
     }
 }
 
-/// Reads and writes a unit as its text, with a pattern for the schema.
+/// Reads and writes a value as its text, with a JSON Schema for editors. The value brings `FromStr` (with `Invalid`)
+/// and `Display`.
 macro_rules! as_text {
-    ($unit:ident, $pattern:literal, $example:literal) => {
-        impl Serialize for $unit {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    ($unit:ident, $example:literal, { $($schema:tt)* }) => {
+        impl serde::Serialize for $unit {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $unit {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl de::Visitor<'_> for Text {
-                    type Value = $unit;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str(concat!("a text like `", $example, "`"))
-                    }
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$unit, E> {
-                        text.parse().map_err(E::custom)
-                    }
-                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$unit, E> {
-                        self.visit_str(&number.to_string())
-                    }
-                }
-                deserializer.deserialize_any(Text)
+        impl<'de> serde::Deserialize<'de> for $unit {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::units::text(deserializer, concat!("a text like `", $example, "`"))
             }
         }
 
-        impl JsonSchema for $unit {
+        impl schemars::JsonSchema for $unit {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($unit).into()
             }
 
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern, "examples": [$example] })
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "examples": [$example], $($schema)* })
             }
         }
     };
 }
+pub(crate) use as_text;
 
-as_text!(Time, "^[0-9]+(ms|s|m|h|d)$", "250ms");
-as_text!(ByteSize, "^[0-9]+(B|KiB|MiB|GiB|TiB)$", "64KiB");
-as_text!(
-    ServiceName,
-    "^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$",
-    "payments"
-);
+/// Reads a value from its text; a bare number counts as its digits, so that the value itself says what is missing.
+pub(crate) fn text<'de, T, D>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+where
+    T: FromStr<Err = Invalid>,
+    D: Deserializer<'de>,
+{
+    struct Text<T>(&'static str, PhantomData<T>);
+    impl<T: FromStr<Err = Invalid>> de::Visitor<'_> for Text<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+            self.visit_str(&number.to_string())
+        }
+    }
+    deserializer.deserialize_any(Text(expected, PhantomData))
+}
+
+/// An optional value whose absence is written `none`: `#[serde(with = "or_none")]`.
+pub(crate) mod or_none {
+    use super::*;
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_str("none"),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err = Invalid>,
+        D: Deserializer<'de>,
+    {
+        struct Perhaps<T>(Option<T>);
+        impl<T: FromStr<Err = Invalid>> FromStr for Perhaps<T> {
+            type Err = Invalid;
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                match text {
+                    "none" => Ok(Perhaps(None)),
+                    text => text.parse().map(|value| Perhaps(Some(value))),
+                }
+            }
+        }
+        text(deserializer, "a text, or `none`").map(|Perhaps(value)| value)
+    }
+}
+
+/// As `or_none`; a time of zero is none too, as in the Gateway API.
+pub(crate) mod time_or_none {
+    use super::*;
+    pub(crate) use or_none::serialize;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Time>, D::Error> {
+        let time: Option<Time> = or_none::deserialize(deserializer)?;
+        Ok(time.filter(|time| !time.is_zero()))
+    }
+}
+
+/// The schema of a value that may be `none`.
+pub(crate) struct OrNone<T>(PhantomData<T>);
+
+impl<T: JsonSchema> JsonSchema for OrNone<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}OrNone", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [{ "const": "none" }, value] })
+    }
+}
+
+as_text!(Time, "250ms", { "pattern": "^[0-9]+(ms|s|m|h|d)$" });
+as_text!(ByteSize, "64KiB", { "pattern": "^[0-9]+(B|KiB|MiB|GiB|TiB)$" });
+as_text!(ServiceName, "payments", { "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$" });
 
 #[cfg(test)]
 mod tests {

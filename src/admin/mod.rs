@@ -1,1 +1,5 @@
 //! The operator's HTTP API, and what Prometheus scrapes.
+
+mod settings;
+
+pub use settings::Settings;

@@ -5,3 +5,6 @@ pub mod guard;
 pub mod headers;
 pub mod target;
 pub mod watch;
+mod settings;
+
+pub use settings::{BodyRate, Timers};

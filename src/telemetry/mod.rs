@@ -1,1 +1,5 @@
 //! Registry and text format, access-log writer.
+
+mod settings;
+
+pub use settings::{AccessLog, Settings};

@@ -1,0 +1,78 @@
+//! What `inbound:` says: where callers come in, and the application they come for.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    http::Timers,
+    units::{Listen, OrNone, SocketAddress, or_none},
+};
+
+/// Calls to the application beside us.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where callers connect: one address, several, or none.
+    pub listen: Listen,
+    /// The application's address; without it a call is answered 503 `no_app`.
+    #[serde(with = "or_none")]
+    #[schemars(with = "OrNone<SocketAddress>")]
+    pub app: Option<SocketAddress>,
+    /// Ports of the application, by number, that need a listener or a protocol of their own.
+    pub ports: BTreeMap<u16, PortSettings>,
+    /// How long a caller's connection may take for what.
+    pub timers: Timers,
+}
+
+/// One more port of the application.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PortSettings {
+    /// Where callers of this port connect; without it only `protocol` is said of the port.
+    pub listen: Listen,
+    /// The application's address; default: this port on 127.0.0.1.
+    #[serde(with = "or_none")]
+    #[schemars(with = "OrNone<SocketAddress>")]
+    pub app: Option<SocketAddress>,
+    /// What the application speaks there.
+    pub protocol: Protocol,
+}
+
+/// What the application speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    /// HTTP/1.1, whatever the caller speaks.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC, over HTTP/2 with prior knowledge.
+    Grpc,
+    /// The caller's own version of HTTP.
+    #[default]
+    Auto,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            listen: Listen::new([
+                ([0, 0, 0, 0], 15006).into(),
+                (std::net::Ipv6Addr::UNSPECIFIED, 15006).into(),
+            ]),
+            app: None,
+            ports: BTreeMap::new(),
+            timers: Timers::inbound(),
+        }
+    }
+}
+
+impl Settings {
+    /// The application's address for one of `ports`.
+    pub fn app_of(&self, port: u16) -> SocketAddress {
+        let named = self.ports.get(&port).and_then(|port| port.app);
+        named.unwrap_or(SocketAddress(([127, 0, 0, 1], port).into()))
+    }
+}

@@ -1,0 +1,94 @@
+//! One entry of `upstreams:`: where its endpoints are and how they are guarded.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    balance,
+    discover::Source,
+    resilience::settings::{Limits, Outlier},
+    units::{Listen, Time},
+};
+
+/// One upstream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// Where its endpoints come from.
+    pub endpoints: Source,
+    /// A port of its own for this upstream, whatever `Host` says.
+    #[serde(default)]
+    pub listen: Listen,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How long a connection may take.
+    #[serde(default)]
+    pub timeouts: ConnectTimeout,
+    /// How connections to it are secured.
+    #[serde(default)]
+    pub tls: Tls,
+    /// How an endpoint is chosen.
+    #[serde(default)]
+    pub load_balancing: balance::Settings,
+    /// How much may be under way at once.
+    #[serde(default)]
+    pub limits: Limits,
+    /// When an endpoint is left alone for a while.
+    #[serde(default)]
+    pub outlier: Outlier,
+    /// What happens when no endpoint is usable, for whatever reason.
+    #[serde(default)]
+    pub panic: Panic,
+}
+
+/// What an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    /// The caller's own version of HTTP.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC, over HTTP/2 with prior knowledge.
+    Grpc,
+}
+
+/// The timeouts of an upstream's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ConnectTimeout {
+    /// From dialling to an open connection; and how long calls wait for the first DNS answer.
+    pub connect: Time,
+}
+
+impl Default for ConnectTimeout {
+    fn default() -> Self {
+        ConnectTimeout {
+            connect: Time::seconds(1),
+        }
+    }
+}
+
+/// How connections to an upstream are secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Tls {
+    /// Not at all.
+    #[default]
+    None,
+}
+
+/// What happens when no endpoint is usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Panic {
+    /// Every known endpoint is used, ejected or not.
+    #[default]
+    RouteAll,
+    /// The call is answered 503 `no_endpoint`.
+    Fail,
+}
