@@ -3,8 +3,8 @@
 pub mod frames;
 pub mod guard;
 pub mod headers;
+mod settings;
 pub mod target;
 pub mod watch;
-mod settings;
 
 pub use settings::{BodyRate, Timers};
