@@ -1,5 +1,14 @@
-//! Registry and text format, access-log writer.
+//! What an operator sees: the registry and its text, the access log, our own logs.
+//!
+//! Knows neither the flows nor their metrics: each room declares what it moves and hands it to the `Registry`.
 
-mod settings;
+mod access;
+mod logs;
+mod registry;
+pub mod settings;
 
-pub use settings::{AccessLog, Settings};
+pub use access::{AccessLog, Direction, Line};
+pub use logs::{Level, LogError, Logs};
+pub use prometheus;
+pub use registry::Registry;
+pub use settings::Settings;
