@@ -2,6 +2,7 @@
 
 pub mod frames;
 pub mod guard;
+pub mod h2;
 pub mod headers;
 mod settings;
 pub mod target;

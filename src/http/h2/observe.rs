@@ -1,0 +1,165 @@
+//! The socket under `h2`, and a ledger of what passed through it.
+//!
+//! `h2` names neither the last stream of a GOAWAY nor the streams that were written; both decide whether a request
+//! may be sent again. Bytes pass unchanged.
+
+use std::{
+    cell::Cell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::scan::{self, Frame, Scan};
+
+const PREFACE: usize = 24;
+
+/// What is known of a connection from its frame headers.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Frames that came in.
+    frames: Cell<u64>,
+    settled: Cell<bool>,
+    /// The lowest last stream that a GOAWAY named.
+    last_stream: Cell<Option<u32>>,
+    /// The highest stream whose head began to leave.
+    sent: Cell<u32>,
+    /// The stream and encoded length of the last head that came in.
+    head: Cell<(u32, u32)>,
+}
+
+impl Ledger {
+    pub fn frames(&self) -> u64 {
+        self.frames.get()
+    }
+
+    /// The peer has sent its SETTINGS: it speaks HTTP/2, and its limits are known.
+    pub fn settled(&self) -> bool {
+        self.settled.get()
+    }
+
+    pub fn leaving(&self) -> bool {
+        self.last_stream.get().is_some()
+    }
+
+    /// The peer said that it never acted on this stream.
+    pub fn disowned(&self, stream: u32) -> bool {
+        self.last_stream.get().is_some_and(|last| stream > last)
+    }
+
+    /// No whole frame header of this stream was handed to the socket.
+    pub fn unsent(&self, stream: u32) -> bool {
+        stream > self.sent.get()
+    }
+
+    /// Encoded bytes of this stream's head, where it was the last to come.
+    pub fn head_length(&self, stream: u32) -> u32 {
+        let (of, length) = self.head.get();
+        if of == stream { length } else { 0 }
+    }
+
+    fn came(&self, frame: Frame) {
+        self.frames.set(self.frames.get() + 1);
+        match frame.kind {
+            scan::SETTINGS if frame.flags & scan::ACK == 0 => self.settled.set(true),
+            scan::HEADERS => self.head.set((frame.stream, frame.length)),
+            scan::CONTINUATION => {
+                let (stream, length) = self.head.get();
+                self.head.set((stream, length.saturating_add(frame.length)));
+            }
+            scan::GOAWAY => {
+                if let Some(last) = frame.last_stream {
+                    let known = self.last_stream.get().unwrap_or(u32::MAX);
+                    self.last_stream.set(Some(known.min(last)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn went(&self, frame: Frame) {
+        if frame.kind == scan::HEADERS {
+            self.sent.set(self.sent.get().max(frame.stream));
+        }
+    }
+}
+
+/// A socket whose frames are entered in a ledger.
+pub struct Observed<IO> {
+    io: IO,
+    ledger: Rc<Ledger>,
+    inbound: Scan,
+    outbound: Scan,
+}
+
+impl<IO> Observed<IO> {
+    pub fn new(io: IO, ledger: Rc<Ledger>) -> Self {
+        Observed {
+            io,
+            ledger,
+            inbound: Scan::default(),
+            outbound: Scan::after(PREFACE),
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Observed<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        this.inbound
+            .read(&buffer.filled()[before..], |frame| this.ledger.came(frame));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.outbound
+            .read(&bytes[..taken], |frame| this.ledger.went(frame));
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let taken = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let mut left = taken;
+        for slice in slices {
+            let part = left.min(slice.len());
+            this.outbound
+                .read(&slice[..part], |frame| this.ledger.went(frame));
+            left -= part;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
