@@ -6,26 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 
-/// How the next endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// Two choices, by latency and calls in flight.
-    #[default]
-    PeakEwma,
-    /// Two choices, by calls in flight.
-    LeastRequest,
-    RoundRobin,
-    Random,
-}
-
-/// What to do when no endpoint is usable, for whatever reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Panic {
-    /// Choose among all of them: stale news of health is likelier than all being dead.
-    #[default]
-    RouteAll,
-    Fail,
-}
+use super::Policy;
 
 /// One worker's choice among one upstream's endpoints.
 #[derive(Debug)]
@@ -54,7 +35,8 @@ impl Picker {
         self.policy
     }
 
-    /// One of `0..count` that is `usable`, preferably none that `avoid` names; `None` when none is usable.
+    /// One of `0..count` that is `usable`, preferably none that `avoid` names; `None` when none is usable:
+    /// `panic: routeAll` asks once more, with all of them usable.
     ///
     /// `load` is asked of two endpoints at most, and of none where the policy does not look at it.
     pub fn pick(
@@ -74,21 +56,6 @@ impl Picker {
             Policy::Random => self.by_chance(count, good),
         };
         found.or_else(|| self.by_chance(count, usable))
-    }
-
-    /// `pick`, and, when nothing is usable, what `panic` says.
-    pub fn pick_or(
-        &self,
-        panic: Panic,
-        count: usize,
-        load: impl Fn(usize) -> f64,
-        usable: impl Fn(usize) -> bool,
-        avoid: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        match (self.pick(count, &load, usable, &avoid), panic) {
-            (None, Panic::RouteAll) => self.pick(count, load, |_| true, avoid),
-            (found, _) => found,
-        }
     }
 
     fn two_choices(

@@ -6,11 +6,19 @@
 
 use std::time::Duration;
 
+use super::settings;
+
 /// The two ends of the wait between tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     base: Duration,
     max: Duration,
+}
+
+impl From<settings::Backoff> for Backoff {
+    fn from(said: settings::Backoff) -> Self {
+        Backoff::new(said.base.into(), said.max.into())
+    }
 }
 
 /// What to do before the next try.

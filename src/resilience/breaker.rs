@@ -5,27 +5,17 @@
 
 use std::sync::Arc;
 
-use super::{ConnectionPermit, Connections, Gate, Pass, UpstreamMetrics};
+use super::{ConnectionPermit, Connections, Gate, Pass, UpstreamMetrics, settings::Limits};
 use crate::fault::{Fault, Reason};
 
-/// How many at once; 0 is no bound.
+/// What is inside now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thresholds {
+pub struct Load {
     pub connections: u32,
     /// Calls that wait for a connection.
     pub pending: u32,
-    /// Calls in flight.
+    /// Calls in flight; counted only where they are limited.
     pub requests: u32,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Thresholds {
-            connections: 1024,
-            pending: 1024,
-            requests: 0,
-        }
-    }
 }
 
 /// The limits of one upstream, for the whole process.
@@ -39,21 +29,21 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    pub fn new(upstream: &str, thresholds: Thresholds, metrics: Arc<UpstreamMetrics>) -> Self {
+    pub fn new(upstream: &str, limits: Limits, metrics: Arc<UpstreamMetrics>) -> Self {
         Breaker {
             upstream: upstream.into(),
-            connections: Connections::new(thresholds.connections),
-            pending: Gate::new(thresholds.pending),
-            requests: Gate::new(thresholds.requests),
+            connections: Connections::new(limits.connections),
+            pending: Gate::new(limits.pending),
+            requests: Gate::new(limits.requests),
             metrics,
         }
     }
 
     /// Moves the bounds; what is inside stays.
-    pub fn retune(&self, thresholds: Thresholds) {
-        self.connections.set_bound(thresholds.connections);
-        self.pending.set_bound(thresholds.pending);
-        self.requests.set_bound(thresholds.requests);
+    pub fn retune(&self, limits: Limits) {
+        self.connections.set_bound(limits.connections);
+        self.pending.set_bound(limits.pending);
+        self.requests.set_bound(limits.requests);
     }
 
     /// Admits one call; its pass lives until the answer's last byte.
@@ -76,9 +66,9 @@ impl Breaker {
     }
 
     /// What is inside now, for those who watch.
-    pub fn load(&self) -> Thresholds {
+    pub fn load(&self) -> Load {
         let connections = self.connections.count();
-        Thresholds {
+        Load {
             connections: u32::try_from(connections).unwrap_or(u32::MAX),
             pending: self.pending.inside(),
             requests: self.requests.inside(),
@@ -110,13 +100,13 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn breaker(thresholds: Thresholds) -> Breaker {
-        Breaker::new("payments", thresholds, Arc::default())
+    fn breaker(limits: Limits) -> Breaker {
+        Breaker::new("payments", limits, Arc::default())
     }
 
     #[test]
     fn a_call_over_the_limit_is_told_which_and_counted() {
-        let breaker = breaker(Thresholds {
+        let breaker = breaker(Limits {
             requests: 1,
             pending: 1,
             connections: 1,
@@ -139,14 +129,14 @@ mod tests {
 
     #[test]
     fn a_reload_moves_the_bounds_and_keeps_what_is_inside() {
-        let breaker = breaker(Thresholds {
+        let breaker = breaker(Limits {
             requests: 1,
-            ..Thresholds::default()
+            ..Limits::default()
         });
         let inside = breaker.request().unwrap();
-        breaker.retune(Thresholds {
+        breaker.retune(Limits {
             requests: 2,
-            ..Thresholds::default()
+            ..Limits::default()
         });
         let second = breaker.request().unwrap();
         assert!(breaker.request().is_err());

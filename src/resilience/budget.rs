@@ -25,10 +25,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    pub const SHARE: Percent = match Percent::new(20) {
-        Some(share) => share,
-        None => unreachable!(),
-    };
+    pub const SHARE: Percent = Percent::new(20).expect("20 is a share");
     /// Retries a second that are granted however few the requests.
     pub const FLOOR: u32 = 10;
 

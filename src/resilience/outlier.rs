@@ -1,8 +1,8 @@
 //! Takes a failing endpoint out of balancing, and lets it back by one real request.
 //!
-//! `consecutive` failures in a row eject it for a penalty that doubles with each ejection in short order. After the
+//! `consecutiveFailures` in a row eject it for a penalty that doubles with each ejection in short order. After the
 //! penalty the first call to ask is its probation: an answer closes the case, a failure ejects it for longer. At most
-//! `max_ejected` of an upstream's endpoints are out at once, and never the last one. Facts of the process: every
+//! `maxEjection` of an upstream's endpoints are out at once, and never the last one. Facts of the process: every
 //! worker holds the same `Health`, one atomic word; a healthy endpoint's answer costs one load.
 
 use std::{
@@ -13,39 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::UpstreamMetrics;
+use super::{UpstreamMetrics, settings};
 use crate::{
     fault::{Class, Fault, Side},
-    units::Percent,
+    units::Time,
 };
-
-/// When to eject, for how long, and how many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    /// Failures in a row; 0 ejects nothing.
-    pub consecutive: u32,
-    /// The first penalty.
-    pub min: Duration,
-    /// The longest; also how long an endpoint must stay well for its earlier ejections to be forgotten.
-    pub max: Duration,
-    pub max_ejected: Percent,
-}
-
-const HALF: Percent = match Percent::new(50) {
-    Some(share) => share,
-    None => unreachable!(),
-};
-
-impl Default for Rules {
-    fn default() -> Self {
-        Rules {
-            consecutive: 5,
-            min: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-            max_ejected: HALF,
-        }
-    }
-}
 
 /// What an answer, or its absence, says of the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +59,7 @@ pub struct Outlier {
     consecutive: AtomicU32,
     min_ms: AtomicU64,
     max_ms: AtomicU64,
-    max_ejected: AtomicU32,
+    max_ejection: AtomicU32,
     endpoints: AtomicU32,
     /// Ejected ones and those on probation.
     out: AtomicU32,
@@ -97,13 +69,17 @@ pub struct Outlier {
 }
 
 impl Outlier {
-    pub fn new(rules: Rules, metrics: Arc<UpstreamMetrics>, born: Instant) -> Arc<Self> {
+    pub fn new(
+        rules: settings::Outlier,
+        metrics: Arc<UpstreamMetrics>,
+        born: Instant,
+    ) -> Arc<Self> {
         let outlier = Outlier {
             born,
             consecutive: AtomicU32::new(0),
             min_ms: AtomicU64::new(0),
             max_ms: AtomicU64::new(0),
-            max_ejected: AtomicU32::new(0),
+            max_ejection: AtomicU32::new(0),
             endpoints: AtomicU32::new(0),
             out: AtomicU32::new(0),
             next_due_ms: AtomicU64::new(u64::MAX),
@@ -114,15 +90,17 @@ impl Outlier {
     }
 
     /// Applies from the next failure on; who is out stays out.
-    pub fn retune(&self, rules: Rules) {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.consecutive
-            .store(rules.consecutive.min(MAX_FAILURES), Ordering::Relaxed);
-        self.min_ms.store(ms(rules.min), Ordering::Relaxed);
-        self.max_ms
-            .store(ms(rules.max.max(rules.min)), Ordering::Relaxed);
-        let share = u32::from(rules.max_ejected.share());
-        self.max_ejected.store(share, Ordering::Relaxed);
+    pub fn retune(&self, rules: settings::Outlier) {
+        let ms = |time: Time| time.duration().as_millis() as u64;
+        let settings::Penalty { min, max } = rules.penalty;
+        self.consecutive.store(
+            rules.consecutive_failures.min(MAX_FAILURES),
+            Ordering::Relaxed,
+        );
+        self.min_ms.store(ms(min), Ordering::Relaxed);
+        self.max_ms.store(ms(max.max(min)), Ordering::Relaxed);
+        let share = u32::from(rules.max_ejection.share());
+        self.max_ejection.store(share, Ordering::Relaxed);
     }
 
     /// Says which endpoints there are now. Where more are out than may be, those whose penalty ends first return.
@@ -172,7 +150,7 @@ impl Outlier {
 
     fn cap(&self) -> u32 {
         let endpoints = self.endpoints.load(Ordering::SeqCst);
-        let share = u64::from(self.max_ejected.load(Ordering::Relaxed));
+        let share = u64::from(self.max_ejection.load(Ordering::Relaxed));
         let allowed = (u64::from(endpoints) * share / 100) as u32;
         allowed.min(endpoints.saturating_sub(1))
     }

@@ -9,33 +9,15 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use super::{Backoff, Budget, Wait};
+use super::{
+    Backoff, Budget, Wait,
+    settings::{self, Condition},
+};
 use crate::fault::{Class, Fault};
-
-/// What a `retry.conditions` or `retry.grpc` entry names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// No connection was made.
-    Connect,
-    /// The peer gave the request back unprocessed (REFUSED_STREAM, GOAWAY below it).
-    Refused,
-    /// The connection or stream ended before the answer's head.
-    Reset,
-    /// `timeouts.backendRequest` is over.
-    Timeout,
-    /// 502, 503, 504.
-    Gateway,
-    /// 500 to 599.
-    ServerError,
-    /// One status.
-    Status(u16),
-    /// One gRPC code, in the answer's head or in its trailers.
-    Grpc(u8),
-}
 
 /// The set of conditions, in the form in which they are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conditions {
+struct Conditions {
     connect: bool,
     refused: bool,
     reset: bool,
@@ -47,7 +29,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    pub const NONE: Conditions = Conditions {
+    const NONE: Conditions = Conditions {
         connect: false,
         refused: false,
         reset: false,
@@ -56,14 +38,7 @@ impl Conditions {
         grpc: 0,
     };
 
-    /// What is provably unprocessed.
-    pub const UNPROCESSED: Conditions = Conditions {
-        connect: true,
-        refused: true,
-        ..Self::NONE
-    };
-
-    fn add(&mut self, condition: Condition) {
+    fn add(&mut self, condition: &Condition) {
         match condition {
             Condition::Connect => self.connect = true,
             Condition::Refused => self.refused = true,
@@ -71,8 +46,10 @@ impl Conditions {
             Condition::Timeout => self.timeout = true,
             Condition::Gateway => (502..=504).for_each(|status| self.add_status(status)),
             Condition::ServerError => (500..=599).for_each(|status| self.add_status(status)),
-            Condition::Status(status) => self.add_status(status),
-            Condition::Grpc(code) => self.grpc |= 1u32.checked_shl(u32::from(code)).unwrap_or(0),
+            Condition::Status(status) => self.add_status(status.code().as_u16()),
+            Condition::Grpc(codes) => codes
+                .iter()
+                .for_each(|code| self.grpc |= 1 << code.number()),
         }
     }
 
@@ -92,12 +69,10 @@ impl Conditions {
     }
 }
 
-impl FromIterator<Condition> for Conditions {
-    fn from_iter<I: IntoIterator<Item = Condition>>(conditions: I) -> Self {
+impl From<&[Condition]> for Conditions {
+    fn from(conditions: &[Condition]) -> Self {
         let mut set = Self::NONE;
-        conditions
-            .into_iter()
-            .for_each(|condition| set.add(condition));
+        conditions.iter().for_each(|condition| set.add(condition));
         set
     }
 }
@@ -196,38 +171,19 @@ impl Kept {
 pub struct Policy {
     attempts: u32,
     conditions: Conditions,
-    /// What may be tried again though it may have been processed. Absent: the idempotent ones, and any gRPC call.
-    methods: Option<Box<[Method]>>,
+    /// What may be tried again though it may have been processed. gRPC codes need none: every gRPC call is a POST,
+    /// and who names a code means those calls.
+    methods: Box<[Method]>,
     backoff: Backoff,
 }
 
 impl Policy {
-    /// Tries in all, where nothing else is said.
-    pub const ATTEMPTS: u32 = 2;
-    pub const BASE: Duration = Duration::from_millis(25);
-    pub const MAX: Duration = Duration::from_millis(250);
-
-    /// `attempts` counts all tries; 1, or 0, is no retry.
-    pub fn new(
-        attempts: u32,
-        conditions: Conditions,
-        methods: Option<Vec<Method>>,
-        backoff: Backoff,
-    ) -> Self {
-        Policy {
-            attempts,
-            conditions,
-            methods: methods.map(Vec::into_boxed_slice),
-            backoff,
-        }
-    }
-
     /// One try, whatever happens.
     pub fn never() -> Self {
-        Policy {
+        Policy::from(&settings::Retry {
             attempts: 1,
-            ..Policy::default()
-        }
+            ..settings::Retry::default()
+        })
     }
 
     /// What becomes of a failed try. Takes from the budget only where it answers `Retry`.
@@ -270,7 +226,7 @@ impl Policy {
             && (given_back
                 || is_idempotent(method)
                 || broken && self.may_repeat(method)
-                || self.conditions.grpc != 0 && self.may_repeat_grpc(method))
+                || conditions.grpc != 0)
     }
 
     /// Whether a gRPC answer's head is held until its first message or its trailers.
@@ -304,22 +260,12 @@ impl Policy {
                 named && (unprocessed || self.may_repeat(method))
             }
             Failure::Status(status) => conditions.has_status(status) && self.may_repeat(method),
-            Failure::Grpc(code) => conditions.has_grpc(code) && self.may_repeat_grpc(method),
+            Failure::Grpc(code) => conditions.has_grpc(code),
         }
     }
 
     fn may_repeat(&self, method: &Method) -> bool {
-        match &self.methods {
-            Some(methods) => methods.contains(method),
-            None => is_idempotent(method),
-        }
-    }
-
-    /// Every gRPC call is a POST: who names codes and no methods means those calls.
-    fn may_repeat_grpc(&self, method: &Method) -> bool {
-        self.methods
-            .as_ref()
-            .is_none_or(|methods| methods.contains(method))
+        self.methods.contains(method)
     }
 
     /// A stale connection says nothing of the callee's load: the next try goes out at once.
@@ -334,15 +280,21 @@ impl Policy {
     }
 }
 
+impl From<&settings::Retry> for Policy {
+    fn from(said: &settings::Retry) -> Self {
+        Policy {
+            attempts: said.attempts,
+            conditions: Conditions::from(said.conditions.as_slice()),
+            methods: said.methods.iter().map(|method| method.0.clone()).collect(),
+            backoff: said.backoff.into(),
+        }
+    }
+}
+
 /// Two tries, any method, only what is provably unprocessed.
 impl Default for Policy {
     fn default() -> Self {
-        Policy {
-            attempts: Self::ATTEMPTS,
-            conditions: Conditions::UNPROCESSED,
-            methods: None,
-            backoff: Backoff::new(Self::BASE, Self::MAX),
-        }
+        Policy::from(&settings::Retry::default())
     }
 }
 
@@ -357,7 +309,11 @@ pub fn is_idempotent(method: &Method) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{Processed, Reason};
+    use crate::{
+        fault::{Processed, Reason},
+        resilience::settings::GrpcCode,
+        units,
+    };
     use proptest::prelude::*;
 
     const SILENT: fn(Class, bool) -> Failure = |class, unprocessed| Failure::Silence {
@@ -385,8 +341,22 @@ mod tests {
     }
 
     fn policy(conditions: &[Condition], methods: Option<Vec<Method>>) -> Policy {
-        let backoff = Backoff::new(Policy::BASE, Policy::MAX);
-        Policy::new(2, conditions.iter().copied().collect(), methods, backoff)
+        let mut said = settings::Retry {
+            conditions: conditions.to_vec(),
+            ..settings::Retry::default()
+        };
+        if let Some(methods) = methods {
+            said.methods = methods.into_iter().map(units::Method).collect();
+        }
+        Policy::from(&said)
+    }
+
+    fn status(code: u64) -> Condition {
+        Condition::Status(units::Status::new(code).unwrap())
+    }
+
+    fn unavailable() -> Condition {
+        Condition::Grpc(vec![GrpcCode::Unavailable])
     }
 
     fn decide(policy: &Policy, failure: Failure, call: Call<'_>) -> Decision {
@@ -440,8 +410,8 @@ mod tests {
             Condition::Timeout,
             Condition::Gateway,
             Condition::ServerError,
-            Condition::Status(429),
-            Condition::Grpc(14),
+            status(429),
+            unavailable(),
         ];
         let failures = [
             (SILENT(Class::Connect, true), vec![Condition::Connect]),
@@ -449,7 +419,7 @@ mod tests {
             (SILENT(Class::Reset, false), vec![Condition::Reset]),
             (SILENT(Class::Timeout, false), vec![Condition::Timeout]),
             (SILENT(Class::Final, false), vec![]),
-            (Failure::Status(429), vec![Condition::Status(429)]),
+            (Failure::Status(429), vec![status(429)]),
             (Failure::Status(499), vec![]),
             (Failure::Status(500), vec![Condition::ServerError]),
             (Failure::Status(501), vec![Condition::ServerError]),
@@ -464,12 +434,12 @@ mod tests {
             (Failure::Status(505), vec![Condition::ServerError]),
             (Failure::Status(600), vec![]),
             (Failure::Status(u16::MAX), vec![]),
-            (Failure::Grpc(14), vec![Condition::Grpc(14)]),
+            (Failure::Grpc(14), vec![unavailable()]),
             (Failure::Grpc(13), vec![]),
             (Failure::Grpc(255), vec![]),
         ];
         for condition in conditions {
-            let policy = policy(&[condition], None);
+            let policy = policy(std::slice::from_ref(&condition), None);
             for (failure, named_by) in &failures {
                 assert_eq!(
                     retries(&policy, *failure, &Method::GET),
@@ -488,7 +458,7 @@ mod tests {
             Condition::Reset,
             Condition::Timeout,
             Condition::ServerError,
-            Condition::Grpc(14),
+            unavailable(),
         ];
         let (absent, post) = (policy(&all, None), policy(&all, Some(vec![Method::POST])));
         let processed = [
@@ -510,19 +480,17 @@ mod tests {
 
     #[test]
     fn grpc_codes_mean_grpc_calls_which_are_posts() {
-        let codes = [Condition::Grpc(14)];
+        let codes = [unavailable()];
         assert!(retries(
             &policy(&codes, None),
             Failure::Grpc(14),
             &Method::POST
         ));
-        let gets = policy(&codes, Some(vec![Method::GET]));
-        assert!(!retries(&gets, Failure::Grpc(14), &Method::POST));
     }
 
     #[test]
     fn each_reason_to_hold_back_has_its_word() {
-        let policy = policy(&[Condition::Status(503)], None);
+        let policy = policy(&[status(503)], None);
         let get = call(&Method::GET);
         let decide = |call| decide(&policy, Failure::Status(503), call);
         assert_eq!(
@@ -549,7 +517,7 @@ mod tests {
     #[test]
     fn retry_after_is_waited_for() {
         let after = Duration::from_millis(250);
-        let policy = policy(&[Condition::Status(503)], None);
+        let policy = policy(&[status(503)], None);
         let call = Call {
             retry_after: Some(after),
             ..call(&Method::GET)
@@ -619,9 +587,9 @@ mod tests {
         assert!(default.needs_replay_buffer(put, false));
         let connect = policy(&[Condition::Connect], None);
         assert!(!connect.needs_replay_buffer(post, true));
-        let posts = policy(&[Condition::Status(503)], Some(vec![Method::POST]));
+        let posts = policy(&[status(503)], Some(vec![Method::POST]));
         assert!(posts.needs_replay_buffer(post, false));
-        let codes = policy(&[Condition::Grpc(14)], None);
+        let codes = policy(&[unavailable()], None);
         assert!(codes.needs_replay_buffer(post, false));
         assert!(codes.wants_grpc_trailers());
         assert!(!default.wants_grpc_trailers());
@@ -668,9 +636,9 @@ mod tests {
         /// Whatever the policy, a POST that may have been processed is sent twice only where POST or a code is named.
         #[test]
         fn a_post_is_counted_twice_only_on_request(
-            failure in any_failure(), statuses in proptest::collection::vec(100u16..600, 0..9), tries in 1u32..5,
+            failure in any_failure(), statuses in proptest::collection::vec(200u64..600, 0..9), tries in 1u32..5,
         ) {
-            let mut named: Vec<_> = statuses.into_iter().map(Condition::Status).collect();
+            let mut named: Vec<_> = statuses.into_iter().map(status).collect();
             named.extend([Condition::Connect, Condition::Refused, Condition::Reset, Condition::Timeout]);
             let policy = policy(&named, None);
             let call = Call { tries, ..call(&Method::POST) };
