@@ -77,7 +77,7 @@ fn same<const FOLD: bool>(a: &str, b: &str) -> bool {
 fn hash<const FOLD: bool>(text: &[u8]) -> u64 {
     let fold = if FOLD { 0x2020_2020_2020_2020 } else { 0 };
     let mix = |state: u64, word: u64| {
-        let product = u128::from(state ^ (word | fold)) * 0x9E37_79B9_7F4A_7C15_F39D;
+        let product = u128::from(state ^ (word | fold)) * 0x9E37_79B9_7F4A_7C15;
         product as u64 ^ (product >> 64) as u64
     };
     let mut state = text.len() as u64 ^ 0x2545_F491_4F6C_DD1D;

@@ -133,6 +133,6 @@ mod tests {
             parse("/a)|(?:b").is_err(),
             "a parenthesis cannot close ours"
         );
-        assert!(parse("(/[a-z]{1000}){1000}").unwrap_err().contains("size"));
+        assert!(parse("(/[a-z]{1000}){1000}").unwrap_err().contains("limit"));
     }
 }

@@ -13,7 +13,7 @@ fn routes(routes: &[(&[&str], &[&str])]) -> Vec<(Vec<HostPattern>, Vec<Match>)> 
             hosts,
             matches
                 .iter()
-                .map(|text| serde_yaml::from_str(text).unwrap())
+                .map(|text| serde_saphyr::from_str(text).unwrap())
                 .collect(),
         )
     };
@@ -106,7 +106,7 @@ fn the_most_specific_match_wins_wherever_it_stands_in_the_file() {
         (&["h"], &["{ path: { exact: /a/b/c } }"]),
         (
             &["h"],
-            &["{ path: { exact: /a/b/c }, headers: { x: '1', Y: '2' } }"],
+            &["{ path: { exact: /a/b/c }, headers: { x: '1', Z: '2' } }"],
         ),
     ]);
     for (request, route) in [
@@ -121,7 +121,7 @@ fn the_most_specific_match_wins_wherever_it_stands_in_the_file() {
         ("GET h/a/b/c/d", 6),
         ("GET h/a/b/c", 7),
         ("GET h/a/b/c x=1", 7),
-        ("GET h/a/b/c x=1 y=2", 8),
+        ("GET h/a/b/c x=1 z=2", 8),
     ] {
         assert_eq!(find(&table, request), Some(route), "{request}");
     }
@@ -532,8 +532,8 @@ fn some_match() -> impl Strategy<Value = Match> {
     let headers = [
         "",
         "headers: { x: '1' }, ",
-        "headers: { x: '1', y: '1' }, ",
-        "headers: { y: '2' }, ",
+        "headers: { x: '1', z: '1' }, ",
+        "headers: { z: '2' }, ",
     ];
     let query = ["", "query: { q: '1' }", "query: { q: '1', r: '1' }"];
     (
@@ -543,7 +543,7 @@ fn some_match() -> impl Strategy<Value = Match> {
         prop::sample::select(query.to_vec()),
     )
         .prop_map(|(path, method, headers, query)| {
-            serde_yaml::from_str(&format!("{{ {path}{method}{headers}{query} }}")).unwrap()
+            serde_saphyr::from_str(&format!("{{ {path}{method}{headers}{query} }}")).unwrap()
         })
 }
 
@@ -557,7 +557,7 @@ fn some_routes() -> impl Strategy<Value = Vec<(Vec<HostPattern>, Vec<Match>)>> {
 fn some_request() -> impl Strategy<Value = Request> {
     let hosts = prop::sample::select(&["h", "h:81", "x.s", "a.t.s", "b.t.s:81", "other"][..]);
     let queries = prop::sample::select(&["", "?q=1", "?r=1&q=1", "?q=2"][..]);
-    let headers = prop::sample::select(&["", " x=1", " x=1 y=1", " y=2"][..]);
+    let headers = prop::sample::select(&["", " x=1", " x=1 z=1", " z=2"][..]);
     ("GET|POST|PUT", hosts, "(/[abc]){1,4}/?", queries, headers).prop_map(
         |(method, host, path, query, headers)| {
             Request::new(&format!("{method} {host}{path}{query}{headers}"))
@@ -572,7 +572,7 @@ impl fmt::Debug for Request {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn the_table_says_what_the_list_says(
