@@ -6,7 +6,7 @@
 mod address;
 mod web;
 
-use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -328,7 +328,35 @@ where
             self.visit_str(&number.to_string())
         }
     }
-    deserializer.deserialize_any(Text(expected, PhantomData))
+    deserializer.deserialize_str(Text(expected, PhantomData))
+}
+
+/// Reads a mapping whose keys, once read, are all different: `X-Tier` beside `x-tier` is an error.
+pub(crate) fn distinct<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Distinct<K, V>(PhantomData<(K, V)>);
+    impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> de::Visitor<'de> for Distinct<K, V> {
+        type Value = BTreeMap<K, V>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a mapping")
+        }
+        fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut read = BTreeMap::new();
+            while let Some((key, value)) = map.next_entry()? {
+                if read.insert(key, value).is_some() {
+                    return Err(de::Error::custom(
+                        "said twice: this key equals one before it",
+                    ));
+                }
+            }
+            Ok(read)
+        }
+    }
+    deserializer.deserialize_map(Distinct(PhantomData))
 }
 
 /// An optional value whose absence is written `none`: `#[serde(with = "or_none")]`.

@@ -1,5 +1,21 @@
 //! YAML in, a checked `Config` or every diagnostic at once out.
+//!
+//! `build` makes a tree of the text, `expand` fills in the environment, `read` makes values of the tree, `load` does so
+//! until every error is known, `lint` checks what spans two rooms. `Origins` remembers where each value came from.
 
+mod build;
+mod diagnostic;
+mod expand;
+mod lint;
+mod load;
+mod nearest;
+mod origin;
+mod read;
 mod settings;
+mod tree;
 
+pub use diagnostic::{Diagnostic, Diagnostics, Level};
+pub use load::Loaded;
+pub use origin::{Origin, Origins};
 pub use settings::{Config, Profile, Service, Shutdown, Unsafe, Version, Workers};
+pub use tree::{Place, Step};

@@ -1,10 +1,11 @@
 //! The whole routing file: every room's settings, and those of the house.
 
-use std::{collections::BTreeMap, env, fmt, num::NonZeroU32};
+use std::{collections::BTreeMap, env, fmt, num::NonZeroU32, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::tree::{Step, path};
 use crate::{
     admin, inbound,
     outbound::{self, UpstreamSettings},
@@ -100,23 +101,42 @@ pub enum Unsafe {
     OpenProxy,
 }
 
+/// The environment variables that defaults are read from; the first that holds a valid value counts.
+const NAME: &[&str] = &["WEFT_SERVICE_NAME"];
+const NAMESPACE: &[&str] = &["WEFT_NAMESPACE", "POD_NAMESPACE"];
+const TRUST_DOMAIN: &[&str] = &["WEFT_TRUST_DOMAIN"];
+
 impl Default for Service {
     fn default() -> Self {
         Service {
-            name: said(&["WEFT_SERVICE_NAME"], "unnamed"),
-            namespace: said(&["WEFT_NAMESPACE", "POD_NAMESPACE"], "default"),
-            trust_domain: said(&["WEFT_TRUST_DOMAIN"], "cluster.local"),
+            name: said(NAME, "unnamed"),
+            namespace: said(NAMESPACE, "default"),
+            trust_domain: said(TRUST_DOMAIN, "cluster.local"),
         }
     }
 }
 
-/// The first of these environment variables that holds a valid value, else `otherwise`.
-fn said<T: std::str::FromStr<Err: fmt::Debug>>(variables: &[&str], otherwise: &str) -> T {
+fn said<T: FromStr<Err: fmt::Debug>>(variables: &[&str], otherwise: &str) -> T {
     let values = variables.iter().filter_map(|name| env::var(name).ok());
     let mut valid = values.filter_map(|value| value.parse().ok());
     valid
         .next()
         .unwrap_or_else(|| otherwise.parse().expect("a constant that is valid"))
+}
+
+/// The environment variable that the default of a key was read from.
+pub(super) fn environment_of(steps: &[Step]) -> Option<&'static str> {
+    fn first<T: FromStr>(variables: &[&'static str]) -> Option<&'static str> {
+        let valid = |name: &&&str| env::var(name).is_ok_and(|value| value.parse::<T>().is_ok());
+        variables.iter().find(valid).copied()
+    }
+    match path(steps).as_str() {
+        "service.name" => first::<ServiceName>(NAME),
+        "service.namespace" => first::<ServiceName>(NAMESPACE),
+        "service.trustDomain" => first::<Hostname>(TRUST_DOMAIN),
+        "outbox.path" => outbox::Settings::default_path_variable(),
+        _ => None,
+    }
 }
 
 impl Default for Shutdown {

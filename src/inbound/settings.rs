@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     http::Timers,
-    units::{Listen, OrNone, SocketAddress, or_none},
+    units::{Listen, OrNone, SocketAddress, distinct, or_none},
 };
 
 /// Calls to the application beside us.
@@ -21,6 +21,7 @@ pub struct Settings {
     #[schemars(with = "OrNone<SocketAddress>")]
     pub app: Option<SocketAddress>,
     /// Ports of the application, by number, that need a listener or a protocol of their own.
+    #[serde(deserialize_with = "distinct")]
     pub ports: BTreeMap<u16, PortSettings>,
     /// How long a caller's connection may take for what.
     pub timers: Timers,

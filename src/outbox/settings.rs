@@ -79,15 +79,21 @@ impl Default for Limits {
     }
 }
 
+impl Settings {
+    /// The environment variable that the default of `path` is made of.
+    pub fn default_path_variable() -> Option<&'static str> {
+        let set = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let mut variables = ["XDG_STATE_HOME", "HOME"].into_iter();
+        variables.find(|name| !geteuid().is_root() && set(name))
+    }
+}
+
 /// Where the outbox is unless the file says: by the user's rights and the XDG base directories.
 fn default_path() -> PathBuf {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    if geteuid().is_root() {
-        return PathBuf::from("/var/lib/weft/outbox");
-    }
-    match (set("XDG_STATE_HOME"), set("HOME")) {
-        (Some(state), _) => PathBuf::from(state).join("weft/outbox"),
-        (None, Some(home)) => PathBuf::from(home).join(".local/state/weft/outbox"),
-        (None, None) => PathBuf::from("/var/lib/weft/outbox"),
+    let variable = Settings::default_path_variable();
+    match variable.map(|name| (name, env::var_os(name).unwrap_or_default())) {
+        Some(("HOME", home)) => PathBuf::from(home).join(".local/state/weft/outbox"),
+        Some((_, state)) => PathBuf::from(state).join("weft/outbox"),
+        None => PathBuf::from("/var/lib/weft/outbox"),
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::units::{FieldName, Invalid, Method, Pattern, UrlPath, as_text};
+use crate::units::{FieldName, Invalid, Method, Pattern, UrlPath, as_text, distinct};
 
 pub use host::{HostName, HostPattern};
 
@@ -22,7 +22,10 @@ pub struct Match {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
     /// Header fields by name: a text that the value equals, or `{ regex: ... }` that it meets.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "distinct"
+    )]
     pub headers: BTreeMap<FieldName, ValueMatch>,
     /// Query parameters by name, likewise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -76,7 +76,8 @@ impl FromStr for FieldValue {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match HeaderValue::from_str(text) {
             Ok(value) if text.is_ascii() && text.trim() == text => Ok(FieldValue(value)),
-            _ => invalid(format!("{text:?} is not the value of a header field")),
+            // The text stays unsaid: it may be a credential.
+            _ => invalid("not the value of a header field: visible ASCII, with spaces inside only"),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What a route changes on the way: the Gateway API's core filters, by its names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use http::header;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::units::{FieldName, FieldValue, Hostname, UrlPath};
+use crate::units::{FieldName, FieldValue, Hostname, Invalid, UrlPath, distinct, text};
 
 /// One change of a request or an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,10 +118,9 @@ impl<'de> Deserialize<'de> for RedirectStatus {
 }
 
 /// Fields that are the connection's or ours to say (RFC 9110 §7.6.1), not a filter's.
-const NOT_A_FILTERS: [header::HeaderName; 9] = [
+const NOT_A_FILTERS: [header::HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
-    header::HOST,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -130,30 +129,45 @@ const NOT_A_FILTERS: [header::HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-fn own<E: de::Error>(name: &FieldName) -> Result<(), E> {
-    let hop =
-        NOT_A_FILTERS.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection");
-    match hop {
-        true if name.0 == header::HOST => Err(E::custom(
-            "a filter cannot change `host`: use `urlRewrite: { hostname }`",
-        )),
-        true => Err(E::custom(format!(
-            "a filter cannot change `{name}`: it frames the message or belongs to one connection"
-        ))),
-        false => Ok(()),
+/// A field's name that a filter may change.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Own(FieldName);
+
+impl FromStr for Own {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let name: FieldName = text.parse()?;
+        let connection = matches!(name.as_str(), "keep-alive" | "proxy-connection");
+        match &*name {
+            &header::HOST => Err(Invalid(
+                "a filter cannot change `host`; `urlRewrite: { hostname }` does".into(),
+            )),
+            field if connection || NOT_A_FILTERS.contains(field) => Err(Invalid(format!(
+                "a filter cannot change `{name}`: it frames the message or belongs to one connection"
+            ))),
+            _ => Ok(Own(name)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Own {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer, "the name of a header field")
     }
 }
 
 fn own_values<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<FieldName, FieldValue>, D::Error> {
-    let fields = BTreeMap::<FieldName, FieldValue>::deserialize(deserializer)?;
-    fields.keys().try_for_each(own)?;
-    Ok(fields)
+    let fields: BTreeMap<Own, FieldValue> = distinct(deserializer)?;
+    Ok(fields
+        .into_iter()
+        .map(|(Own(name), value)| (name, value))
+        .collect())
 }
 
 fn own_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FieldName>, D::Error> {
-    let names = Vec::<FieldName>::deserialize(deserializer)?;
-    names.iter().try_for_each(own)?;
-    Ok(names)
+    let names = Vec::<Own>::deserialize(deserializer)?;
+    Ok(names.into_iter().map(|Own(name)| name).collect())
 }
