@@ -24,5 +24,6 @@ pub mod route;
 pub mod telemetry;
 pub mod wire;
 
+pub mod drain;
 pub mod fault;
 pub mod units;

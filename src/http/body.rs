@@ -1,0 +1,364 @@
+//! The two bodies: what goes to a callee, and what goes back to a caller.
+//!
+//! Frames pass as they are. Each is one enum, so that no body is boxed; each names the side at fault when it
+//! breaks, because only the callee's failures may count against an endpoint.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{client::Parking, exchange::Exchange, h2, pulse::Pulse, replay::Replay};
+use crate::{
+    fault::{Fault, Reason},
+    net, wire,
+};
+
+/// A request's body on its way to a callee.
+pub enum RequestBody {
+    Empty,
+    Live(Live),
+    /// Recorded as it passes, so that another try can send it again.
+    Replay(Replay),
+    /// Held whole already.
+    Whole(Option<Bytes>),
+}
+
+/// A caller's body as it arrives.
+pub struct Live {
+    incoming: Incoming,
+    bytes: Rc<Cell<u64>>,
+    pulse: Option<Rc<Pulse>>,
+}
+
+impl RequestBody {
+    /// `pulse` is absent where a body may stand still: gRPC streams.
+    pub fn live(incoming: Incoming, bytes: Rc<Cell<u64>>, pulse: Option<Rc<Pulse>>) -> Self {
+        if incoming.is_end_stream() {
+            RequestBody::Empty
+        } else {
+            RequestBody::Live(Live { incoming, bytes, pulse })
+        }
+    }
+
+    pub fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() { RequestBody::Empty } else { RequestBody::Whole(Some(bytes)) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self, RequestBody::Empty)
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match &mut *self {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Live(live) => live.poll_frame(cx),
+            RequestBody::Replay(replay) => replay.poll_frame(cx),
+            RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Live(live) => live.incoming.is_end_stream(),
+            RequestBody::Replay(replay) => replay.is_end_stream(),
+            RequestBody::Whole(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Live(live) => live.incoming.size_hint(),
+            RequestBody::Replay(replay) => replay.size_hint(),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(pulse) = &self.pulse
+            && pulse.is_over()
+        {
+            return Poll::Ready(Some(Err(too_slow())));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                if let Some(pulse) = &self.pulse {
+                    pulse.waits(cx);
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                    if let Some(pulse) = &self.pulse {
+                        pulse.came(data.len());
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(&error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+#[cold]
+fn too_slow() -> Fault {
+    Fault::new(Reason::BodyTimeout, "the request's body came too slowly")
+}
+
+#[cold]
+fn broken(error: &hyper::Error) -> Fault {
+    Fault::new(Reason::BodyBroken, "the request's body broke off").inside(error.to_string())
+}
+
+/// Who must hear how an answer ended: the endpoint that gave it.
+pub trait Source {
+    /// The answer broke off.
+    fn broke(&self, fault: &Fault);
+    /// The answer's gRPC status.
+    fn grpc_ended(&self, status: u16);
+    /// The exchange is over, however it ended.
+    fn left(&self);
+}
+
+/// A place at the endpoint that answers, given up when the answer is over.
+pub struct Seat(Rc<dyn Source>);
+
+impl Seat {
+    pub fn new(source: Rc<dyn Source>) -> Self {
+        Seat(source)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.left();
+    }
+}
+
+/// An answer's body on its way to a caller.
+pub struct Body {
+    kind: Kind,
+    seat: Option<Seat>,
+    exchange: Option<Box<Exchange>>,
+}
+
+pub(super) enum Kind {
+    Empty,
+    Whole(Bytes),
+    Http1(wire::AnswerBody<net::Stream, RequestBody, Parking>),
+    Http2(h2::AnswerBody<RequestBody>),
+    /// An answer whose first frame was looked at before its head was passed on.
+    Peeked(Box<Peeked>),
+}
+
+pub(super) struct Peeked {
+    pub first: Option<Result<Frame<Bytes>, Fault>>,
+    pub rest: Kind,
+}
+
+impl Body {
+    pub fn empty() -> Self {
+        Self::of(Kind::Empty)
+    }
+
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::of(if bytes.is_empty() { Kind::Empty } else { Kind::Whole(bytes) })
+    }
+
+    pub(super) fn of(kind: Kind) -> Self {
+        Body { kind, seat: None, exchange: None }
+    }
+
+    pub fn seat(&mut self, seat: Seat) {
+        self.seat = Some(seat);
+    }
+
+    /// Gives the record to the body: it is spent when the body is over. Its status is noted by then.
+    pub fn carry(&mut self, mut exchange: Box<Exchange>) {
+        if self.kind.is_end_stream() {
+            exchange.finished();
+        } else {
+            self.exchange = Some(exchange);
+        }
+    }
+
+    /// The first frame, looked at and put back; the gRPC status if it is the trailers.
+    pub async fn peek(&mut self) -> Peek {
+        let first = std::future::poll_fn(|cx| self.kind.poll_frame(cx)).await;
+        let peek = match &first {
+            None => Peek::End,
+            Some(Err(fault)) => Peek::Broken(fault.clone()),
+            Some(Ok(frame)) => frame.trailers_ref().map_or(Peek::Message, |trailers| Peek::Trailers(grpc_status(trailers))),
+        };
+        let rest = std::mem::replace(&mut self.kind, Kind::Empty);
+        self.kind = Kind::Peeked(Box::new(Peeked { first, rest }));
+        peek
+    }
+
+    fn over(&mut self, failure: Option<Fault>) {
+        if let Some(fault) = &failure
+            && let Some(seat) = &self.seat
+        {
+            seat.0.broke(fault);
+        }
+        self.seat = None;
+        if let Some(mut exchange) = self.exchange.take() {
+            match failure {
+                Some(fault) => exchange.failed(fault),
+                None => exchange.finished(),
+            }
+        }
+    }
+
+    fn grpc_ended(&mut self, status: u16) {
+        if let Some(seat) = &self.seat {
+            seat.0.grpc_ended(status);
+        }
+        if let Some(exchange) = &mut self.exchange {
+            exchange.grpc_ended(status);
+        }
+    }
+}
+
+/// What a look at an answer's first frame showed.
+pub enum Peek {
+    Message,
+    Trailers(Option<u16>),
+    End,
+    Broken(Fault),
+}
+
+/// The status in a gRPC answer's head or trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = &mut *self;
+        let frame = ready!(this.kind.poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(exchange) = &mut this.exchange {
+                        exchange.sent(data.len());
+                    }
+                } else if let Some(status) = frame.trailers_ref().and_then(grpc_status) {
+                    this.grpc_ended(status);
+                }
+                if this.kind.is_end_stream() {
+                    this.over(None);
+                }
+            }
+            Some(Err(fault)) => {
+                let fault = fault.clone();
+                this.over(Some(fault));
+            }
+            None => this.over(None),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kind.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.kind.size_hint()
+    }
+}
+
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match self {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Http1(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(super::client::broken_answer)))
+            }
+            Kind::Http2(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(super::client::broken_stream)))
+            }
+            Kind::Peeked(peeked) => match peeked.first.take() {
+                Some(first) => {
+                    let rest = std::mem::replace(&mut peeked.rest, Kind::Empty);
+                    *self = rest;
+                    Poll::Ready(Some(first))
+                }
+                None => {
+                    let rest = std::mem::replace(&mut peeked.rest, Kind::Empty);
+                    *self = rest;
+                    self.poll_frame(cx)
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Kind::Empty => true,
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Http1(body) => body.is_end_stream(),
+            Kind::Http2(body) => body.is_end_stream(),
+            Kind::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Http1(body) => body.size_hint(),
+            Kind::Http2(body) => body.size_hint(),
+            // The first frame has left the rest's hint; what is held is added to what is to come.
+            Kind::Peeked(peeked) => {
+                let held = match &peeked.first {
+                    Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len) as u64,
+                    _ => 0,
+                };
+                let rest = peeked.rest.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + held);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + held);
+                }
+                hint
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One accepted connection: its facts, fixed when it is accepted, and the few cells its timers look at.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use super::{
+    frames::FrameWatch,
+    meter::{Direction, ListenerMeter, Open, RouteMeter},
+    pulse::Pace,
+    settings::Timers,
+    tick::{Tick, Ticks, Timed},
+    watch::{self, Watch},
+};
+use crate::{drain::Stage, net, telemetry::AccessLog};
+
+/// What the connections of one worker share.
+pub struct Desk {
+    pub tick: Rc<Tick>,
+    pub access: AccessLog,
+    stage: Cell<Stage>,
+    unrouted: [(Arc<RouteMeter>, Arc<str>); 2],
+}
+
+impl Desk {
+    pub fn new(tick: Rc<Tick>, access: AccessLog, metrics: &super::Metrics) -> Rc<Self> {
+        let none: Arc<str> = "none".into();
+        let meter = |direction| (metrics.route(direction, &none), none.clone());
+        Rc::new(Desk {
+            tick,
+            access,
+            stage: Cell::new(Stage::Serving),
+            unrouted: [meter(Direction::Inbound), meter(Direction::Outbound)],
+        })
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Connections hear of it on the next tick.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.set(stage);
+    }
+
+    /// The meter of requests that found no route.
+    pub fn unrouted(&self, direction: Direction) -> (Arc<RouteMeter>, Arc<str>) {
+        self.unrouted[direction as usize].clone()
+    }
+}
+
+/// Which of our addresses a connection came in by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// The direction's own listener.
+    Main,
+    /// `inbound.ports.<n>`.
+    Port(u16),
+    /// An upstream's own `listen`.
+    Upstream(Arc<str>),
+}
+
+/// What a connection was told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Serve,
+    /// Finish what is in flight, take nothing new.
+    Finish,
+    /// Close now: this rule was broken.
+    Close(&'static str),
+}
+
+/// What watches the bytes, once the protocol is known.
+enum Eyes {
+    Http1(Rc<Watch>),
+    Http2(Rc<FrameWatch>),
+}
+
+pub struct Connection {
+    peer: SocketAddr,
+    local: SocketAddr,
+    door: Door,
+    timers: Timers,
+    desk: Rc<Desk>,
+    meter: ListenerMeter,
+    eyes: OnceCell<Eyes>,
+    in_flight: Cell<u32>,
+    served: Cell<u64>,
+    phase: Cell<(Phase, Ticks)>,
+    stall: Cell<(u64, Ticks)>,
+    order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+    tunnel: RefCell<Option<net::Tunnel>>,
+    _open: Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing, or part of a head.
+    Head,
+    Idle,
+    Busy,
+}
+
+impl Connection {
+    pub fn new(
+        accepted: &net::Accepted,
+        door: Door,
+        timers: Timers,
+        desk: &Rc<Desk>,
+        meter: &ListenerMeter,
+    ) -> Rc<Self> {
+        let now = desk.tick.now();
+        Rc::new(Connection {
+            peer: accepted.peer,
+            local: accepted.local,
+            door,
+            timers,
+            desk: desk.clone(),
+            meter: meter.clone(),
+            eyes: OnceCell::new(),
+            in_flight: Cell::new(0),
+            served: Cell::new(0),
+            phase: Cell::new((Phase::Head, now)),
+            stall: Cell::new((0, now)),
+            order: Cell::new(Order::Serve),
+            waker: RefCell::new(None),
+            tunnel: RefCell::new(None),
+            _open: meter.opened(),
+        })
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    pub fn desk(&self) -> &Rc<Desk> {
+        &self.desk
+    }
+
+    pub fn meter(&self) -> &ListenerMeter {
+        &self.meter
+    }
+
+    pub fn direction(&self) -> Direction {
+        self.meter.direction()
+    }
+
+    pub fn pace(&self) -> Pace {
+        let rate = self.timers.body_rate;
+        Pace { bytes_per_second: rate.bytes_per_second, over: rate.over.duration() }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.eyes.get(), Some(Eyes::Http2(_)))
+    }
+
+    /// The connection speaks HTTP/1.1; its guard writes into what is returned.
+    pub(super) fn speaks_http1(&self) -> Rc<Watch> {
+        let watch = Rc::<Watch>::default();
+        let _ = self.eyes.set(Eyes::Http1(watch.clone()));
+        watch
+    }
+
+    /// The connection speaks HTTP/2; its guard writes into what is returned.
+    pub(super) fn speaks_http2(&self) -> Rc<FrameWatch> {
+        let watch = Rc::<FrameWatch>::default();
+        let _ = self.eyes.set(Eyes::Http2(watch.clone()));
+        watch
+    }
+
+    /// The HTTP/1.1 guard's cells.
+    pub fn watch(&self) -> Option<&Watch> {
+        match self.eyes.get() {
+            Some(Eyes::Http1(watch)) => Some(watch),
+            _ => None,
+        }
+    }
+
+    pub fn protocol(&self) -> &'static str {
+        if self.is_http2() { "HTTP/2" } else { "HTTP/1.1" }
+    }
+
+    /// A request began.
+    pub(super) fn began(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.served.set(self.served.get() + 1);
+        if let Some(Eyes::Http2(frames)) = self.eyes.get() {
+            frames.stream_begins();
+        }
+    }
+
+    /// A request is over.
+    pub(super) fn ended(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        if let Some(Eyes::Http2(frames)) = self.eyes.get() {
+            frames.stream_ends();
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.get() > 0
+    }
+
+    /// After its answer this connection relays bytes to and from `tunnel` (CONNECT, HTTP/1.1 only).
+    pub fn becomes(&self, tunnel: net::Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    pub(super) fn tunnel(&self) -> Option<net::Tunnel> {
+        self.tunnel.borrow_mut().take()
+    }
+
+    /// What to do now; the task is woken when that changes.
+    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.order.get()
+    }
+
+    fn give(&self, order: Order) {
+        if self.order.get() == order || matches!(self.order.get(), Order::Close(_)) {
+            return;
+        }
+        if let Order::Close(rule) = order {
+            self.meter.closed_by_rule(rule);
+        }
+        self.order.set(order);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn phase(&self, now: Ticks) -> (Phase, Ticks) {
+        let phase = match (self.in_flight.get(), self.eyes.get()) {
+            (1.., _) => Phase::Busy,
+            (_, None) => Phase::Head,
+            (_, Some(Eyes::Http1(watch))) => match watch.phase() {
+                watch::Phase::Fresh | watch::Phase::Head => Phase::Head,
+                _ => Phase::Idle,
+            },
+            // The preface has come; until the first frame it is a handshake.
+            (_, Some(Eyes::Http2(frames))) if frames.frames() == 0 => Phase::Head,
+            (_, Some(Eyes::Http2(_))) => Phase::Idle,
+        };
+        let (before, since) = self.phase.get();
+        let since = if phase == before { since } else { now };
+        self.phase.set((phase, since));
+        (phase, since)
+    }
+
+    fn is_stalled(&self, now: Ticks) -> bool {
+        let (blocked, out) = match self.eyes.get() {
+            None => return false,
+            Some(Eyes::Http1(watch)) => (watch.write_blocked(), watch.bytes_out()),
+            Some(Eyes::Http2(frames)) => (frames.write_blocked(), frames.bytes_out()),
+        };
+        let (bytes, since) = self.stall.get();
+        if !blocked || out != bytes {
+            self.stall.set((out, now));
+            return false;
+        }
+        is_over(self.timers.write_stall.duration(), now, since)
+    }
+}
+
+fn is_over(limit: Duration, now: Ticks, since: Ticks) -> bool {
+    !limit.is_zero() && now.since(since) >= limit
+}
+
+impl Timed for Connection {
+    fn tick(&self, now: Ticks) {
+        match self.desk.stage() {
+            Stage::Serving | Stage::LameDuck => {}
+            Stage::Draining => self.give(Order::Finish),
+            Stage::Forced => self.give(Order::Close("drain")),
+        }
+        if let Some(Eyes::Http2(frames)) = self.eyes.get() {
+            frames.tick();
+        }
+        if self.is_stalled(now) {
+            return self.give(Order::Close("write_stall"));
+        }
+        let (phase, since) = self.phase(now);
+        match phase {
+            Phase::Head if is_over(self.timers.head.duration(), now, since) => self.give(Order::Close("head_timeout")),
+            Phase::Idle if is_over(self.timers.idle.duration(), now, since) => self.give(Order::Finish),
+            _ => {}
+        }
+    }
+}

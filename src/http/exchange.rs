@@ -1,0 +1,159 @@
+//! One record per exchange: made when a request's head has been read, spent when its answer is over.
+//!
+//! It owns the request's head, so that a retry and the access log read the same facts. Dropping it counts the
+//! exchange and hands its line to the access log: the two cannot disagree and cannot be skipped, whether the
+//! answer was sent whole, broke off, or the caller went away.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{request::Parts, uri::Authority};
+
+use super::{
+    connection::Connection,
+    meter::{Direction, RouteMeter},
+};
+use crate::{
+    fault::{Fault, Reason},
+    telemetry,
+};
+
+/// What happened on the way to the callee.
+#[derive(Default)]
+pub struct Trail {
+    /// Tries made, the first included.
+    pub tries: u32,
+    pub upstream: Option<Arc<str>>,
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// A request's facts.
+pub struct Exchange {
+    /// The head as it is forwarded.
+    pub head: Parts,
+    pub trail: Trail,
+    pub grpc: bool,
+    pub connection: Rc<Connection>,
+    route: Arc<RouteMeter>,
+    route_name: Arc<str>,
+    started: Instant,
+    status: u16,
+    grpc_status: Option<u16>,
+    failure: Option<Fault>,
+    request_bytes: Rc<Cell<u64>>,
+    response_bytes: u64,
+    finished: bool,
+}
+
+impl Exchange {
+    pub fn new(head: Parts, connection: Rc<Connection>) -> Box<Self> {
+        let (route, route_name) = connection.desk().unrouted(connection.direction());
+        connection.began();
+        Box::new(Exchange {
+            head,
+            trail: Trail::default(),
+            grpc: false,
+            connection,
+            route,
+            route_name,
+            started: Instant::now(),
+            status: 0,
+            grpc_status: None,
+            failure: None,
+            request_bytes: Rc::default(),
+            response_bytes: 0,
+            finished: false,
+        })
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Names the route that this request took.
+    pub fn routed(&mut self, name: &Arc<str>, meter: &Arc<RouteMeter>) {
+        self.route = meter.clone();
+        self.route_name = name.clone();
+    }
+
+    /// Counts the request's body bytes as they are read.
+    pub fn request_counter(&self) -> Rc<Cell<u64>> {
+        self.request_bytes.clone()
+    }
+
+    pub fn answered(&mut self, status: u16, grpc_status: Option<u16>) {
+        self.status = status;
+        self.grpc_status = grpc_status;
+    }
+
+    #[cold]
+    pub fn failed(&mut self, fault: Fault) {
+        self.connection.meter().failed(fault.reason());
+        self.failure.get_or_insert(fault);
+    }
+
+    pub fn sent(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    pub fn grpc_ended(&mut self, status: u16) {
+        self.grpc_status = Some(status);
+    }
+
+    /// The answer's last byte was handed to the caller's connection.
+    pub fn finished(&mut self) {
+        self.finished = true;
+    }
+
+    fn is_error(&self) -> bool {
+        self.failure.is_some() || self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.finished && self.failure.is_none() {
+            self.failed(Fault::new(Reason::ClientGone, "the caller went away before its answer was over"));
+        }
+        let elapsed = self.started.elapsed();
+        // 499, as nginx has it: the caller left before there was an answer.
+        let status = if self.status == 0 { 499 } else { self.status };
+        self.route.ended(status, elapsed.as_secs_f64(), self.request_bytes.get(), self.response_bytes);
+        self.connection.ended();
+        let log = &self.connection.desk().access;
+        if log.wants(self.is_error()) {
+            self.log(status, elapsed);
+        }
+    }
+}
+
+impl Exchange {
+    #[cold]
+    fn log(&self, status: u16, elapsed: std::time::Duration) {
+        let header = |name: &str| self.head.headers.get(name).and_then(|value| value.to_str().ok());
+        let detail = self.failure.as_ref().map(ToString::to_string);
+        self.connection.desk().access.write(&telemetry::Line {
+            direction: match self.connection.direction() {
+                Direction::Inbound => "inbound",
+                Direction::Outbound => "outbound",
+            },
+            protocol: self.connection.protocol(),
+            method: self.head.method.as_str(),
+            host: self.head.uri.authority().map(Authority::as_str).or_else(|| header("host")).unwrap_or(""),
+            path: self.head.uri.path(),
+            route: &self.route_name,
+            upstream: self.trail.upstream.as_deref(),
+            endpoint: self.trail.endpoint,
+            status,
+            grpc_status: self.grpc_status,
+            reason: self.failure.as_ref().map(|fault| fault.reason().word()),
+            detail: detail.as_deref(),
+            request_id: header("x-request-id"),
+            traceparent: header("traceparent"),
+            bytes_in: self.request_bytes.get(),
+            bytes_out: self.response_bytes,
+            duration: elapsed,
+            attempts: self.trail.tries,
+            peer: self.connection.peer(),
+        });
+    }
+}
