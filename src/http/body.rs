@@ -44,12 +44,20 @@ impl RequestBody {
         if incoming.is_end_stream() {
             RequestBody::Empty
         } else {
-            RequestBody::Live(Live { incoming, bytes, pulse })
+            RequestBody::Live(Live {
+                incoming,
+                bytes,
+                pulse,
+            })
         }
     }
 
     pub fn whole(bytes: Bytes) -> Self {
-        if bytes.is_empty() { RequestBody::Empty } else { RequestBody::Whole(Some(bytes)) }
+        if bytes.is_empty() {
+            RequestBody::Empty
+        } else {
+            RequestBody::Whole(Some(bytes))
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -61,12 +69,17 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match &mut *self {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Live(live) => live.poll_frame(cx),
             RequestBody::Replay(replay) => replay.poll_frame(cx),
-            RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            RequestBody::Whole(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -84,13 +97,15 @@ impl HttpBody for RequestBody {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Live(live) => live.incoming.size_hint(),
             RequestBody::Replay(replay) => replay.size_hint(),
-            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            RequestBody::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
         }
     }
 }
 
 impl Live {
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(pulse) = &self.pulse
             && pulse.is_over()
         {
@@ -115,14 +130,6 @@ impl Live {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(&error)))),
             Poll::Ready(None) => Poll::Ready(None),
         }
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 
@@ -172,7 +179,7 @@ pub(super) enum Kind {
     Empty,
     Whole(Bytes),
     Http1(wire::AnswerBody<net::Stream, RequestBody, Parking>),
-    Http2(h2::AnswerBody<RequestBody>),
+    Http2(h2::AnswerBody),
     /// An answer whose first frame was looked at before its head was passed on.
     Peeked(Box<Peeked>),
 }
@@ -188,11 +195,19 @@ impl Body {
     }
 
     pub fn whole(bytes: Bytes) -> Self {
-        Self::of(if bytes.is_empty() { Kind::Empty } else { Kind::Whole(bytes) })
+        Self::of(if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Whole(bytes)
+        })
     }
 
     pub(super) fn of(kind: Kind) -> Self {
-        Body { kind, seat: None, exchange: None }
+        Body {
+            kind,
+            seat: None,
+            exchange: None,
+        }
     }
 
     pub fn seat(&mut self, seat: Seat) {
@@ -214,7 +229,9 @@ impl Body {
         let peek = match &first {
             None => Peek::End,
             Some(Err(fault)) => Peek::Broken(fault.clone()),
-            Some(Ok(frame)) => frame.trailers_ref().map_or(Peek::Message, |trailers| Peek::Trailers(grpc_status(trailers))),
+            Some(Ok(frame)) => frame.trailers_ref().map_or(Peek::Message, |trailers| {
+                Peek::Trailers(grpc_status(trailers))
+            }),
         };
         let rest = std::mem::replace(&mut self.kind, Kind::Empty);
         self.kind = Kind::Peeked(Box::new(Peeked { first, rest }));
@@ -263,7 +280,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
         let frame = ready!(this.kind.poll_frame(cx));
         match &frame {

@@ -20,7 +20,7 @@ use super::{
     tick::{Tick, Ticks, Timed, Watched},
 };
 use crate::{
-    fault::{Fault, Processed, Reason},
+    fault::{Fault, Reason},
     net::{self, Stream},
     wire,
 };
@@ -62,7 +62,10 @@ struct Idle {
 
 /// A connection for one try.
 pub enum Lease {
-    Http1 { connection: wire::Connection<Stream>, reused: bool },
+    Http1 {
+        connection: wire::Connection<Stream>,
+        reused: bool,
+    },
     Http2(h2::Connection),
 }
 
@@ -85,7 +88,12 @@ pub struct Failed {
 }
 
 impl Peer {
-    pub fn new(address: SocketAddr, keeping: Keeping, landlord: Rc<dyn Landlord>, tick: &Rc<Tick>) -> Rc<Self> {
+    pub fn new(
+        address: SocketAddr,
+        keeping: Keeping,
+        landlord: Rc<dyn Landlord>,
+        tick: &Rc<Tick>,
+    ) -> Rc<Self> {
         Rc::new(Peer {
             address,
             keeping,
@@ -113,13 +121,19 @@ impl Peer {
         if http2 {
             let mut connections = self.http2.borrow_mut();
             connections.retain(|connection| !connection.is_leaving());
-            let connection = connections.iter().find(|connection| connection.is_usable())?.clone();
+            let connection = connections
+                .iter()
+                .find(|connection| connection.is_usable())?
+                .clone();
             return Some(Lease::Http2(connection));
         }
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
             if idle.connection.is_reusable() {
-                return Some(Lease::Http1 { connection: idle.connection, reused: true });
+                return Some(Lease::Http1 {
+                    connection: idle.connection,
+                    reused: true,
+                });
             }
         }
     }
@@ -137,19 +151,30 @@ impl Peer {
             .map_err(|error| unconnected(self.address, self.keeping.connect_timeout, &error))?;
         if !http2 {
             let connection = wire::Connection::new(stream, wire::Limits::default());
-            return Ok(Lease::Http1 { connection, reused: false });
+            return Ok(Lease::Http1 {
+                connection,
+                reused: false,
+            });
         }
         let options = h2::Options::default();
-        let shaken = tokio::time::timeout(self.keeping.connect_timeout, h2::handshake(stream, &options, Rc::new(Ear(Rc::downgrade(self)))));
+        let shaken = tokio::time::timeout(
+            self.keeping.connect_timeout,
+            h2::handshake(stream, &options, Rc::new(Ear(Rc::downgrade(self)))),
+        );
         let connection = match shaken.await {
             Ok(Ok(connection)) => connection,
             Ok(Err(failure)) => {
-                return Err(Fault::new(Reason::ConnectFailed, "the endpoint speaks no HTTP/2")
-                    .inside(format!("{}: {failure}", self.address)));
+                return Err(
+                    Fault::new(Reason::ConnectFailed, "the endpoint speaks no HTTP/2")
+                        .inside(format!("{}: {failure}", self.address)),
+                );
             }
             Err(_) => {
-                return Err(Fault::new(Reason::ConnectTimeout, "the endpoint did not open HTTP/2 in time")
-                    .inside(self.address.to_string()));
+                return Err(Fault::new(
+                    Reason::ConnectTimeout,
+                    "the endpoint did not open HTTP/2 in time",
+                )
+                .inside(self.address.to_string()));
             }
         };
         if !self.gone.get() {
@@ -171,7 +196,12 @@ impl Peer {
             return true;
         }
         let mut connections = self.http2.borrow_mut();
-        let Some(at) = connections.iter().position(|connection| connection.active() == 0) else { return false };
+        let Some(at) = connections
+            .iter()
+            .position(|connection| connection.active() == 0)
+        else {
+            return false;
+        };
         connections.swap_remove(at).close_gracefully();
         true
     }
@@ -193,7 +223,10 @@ impl Peer {
             let weak: Weak<dyn Timed> = Rc::downgrade(self) as Weak<dyn Timed>;
             self.tick.watch(weak)
         });
-        self.idle.borrow_mut().push(Idle { connection, since: self.tick.now() });
+        self.idle.borrow_mut().push(Idle {
+            connection,
+            since: self.tick.now(),
+        });
         self.landlord.freed();
     }
 }
@@ -202,7 +235,10 @@ impl Timed for Peer {
     fn tick(&self, now: Ticks) {
         // Oldest first: the pool is a stack.
         let mut idle = self.idle.borrow_mut();
-        let old = idle.iter().take_while(|idle| now.since(idle.since) >= self.keeping.idle).count();
+        let old = idle
+            .iter()
+            .take_while(|idle| now.since(idle.since) >= self.keeping.idle)
+            .count();
         idle.drain(..old);
         if idle.is_empty() && idle.capacity() > 64 {
             idle.shrink_to_fit();
@@ -238,7 +274,9 @@ impl h2::Observer for Ear {
 impl Ear {
     fn forget(&self) {
         if let Some(peer) = self.0.upgrade() {
-            peer.http2.borrow_mut().retain(|connection| !connection.is_leaving());
+            peer.http2
+                .borrow_mut()
+                .retain(|connection| !connection.is_leaving());
             peer.landlord.freed();
         }
     }
@@ -306,7 +344,13 @@ async fn send_http2(
 ) -> Result<Response<Body>, Failed> {
     let request = match http2_head(outgoing) {
         Ok(request) => request,
-        Err(fault) => return Err(Failed { fault, body: Some(body), stale: false }),
+        Err(fault) => {
+            return Err(Failed {
+                fault,
+                body: Some(body),
+                stale: false,
+            });
+        }
     };
     match connection.send(request, body).await {
         Ok(response) => Ok(response.map(|body| Body::of(Kind::Http2(body)))),
@@ -316,10 +360,21 @@ async fn send_http2(
 
 /// The same head in HTTP/2's form: the authority from `Host`, no field that HTTP/2 forbids (RFC 9113 §8.2.2).
 fn http2_head(outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
-    let authority = outgoing.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
-    let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(outgoing.target).build();
+    let authority = outgoing
+        .headers
+        .get(header::HOST)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let uri = http::Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(outgoing.target)
+        .build();
     let uri = uri.map_err(|error| {
-        Fault::new(Reason::BadRequest, "the request's host or path cannot be said in HTTP/2").inside(error.to_string())
+        Fault::new(
+            Reason::BadRequest,
+            "the request's host or path cannot be said in HTTP/2",
+        )
+        .inside(error.to_string())
     })?;
     let mut request = http::Request::new(());
     *request.method_mut() = outgoing.method.clone();
@@ -334,12 +389,17 @@ fn http2_head(outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
 #[cold]
 fn unconnected(address: SocketAddr, limit: Duration, error: &io::Error) -> Fault {
     match error.kind() {
-        io::ErrorKind::TimedOut => Fault::new(Reason::ConnectTimeout, "the endpoint did not accept in time")
-            .inside(format!("no connection to {address} within {limit:?}")),
+        io::ErrorKind::TimedOut => Fault::new(
+            Reason::ConnectTimeout,
+            "the endpoint did not accept in time",
+        )
+        .inside(format!("no connection to {address} within {limit:?}")),
         io::ErrorKind::ConnectionRefused => {
-            Fault::new(Reason::ConnectFailed, "the endpoint refuses connections").inside(format!("connect refused {address}"))
+            Fault::new(Reason::ConnectFailed, "the endpoint refuses connections")
+                .inside(format!("connect refused {address}"))
         }
-        _ => Fault::new(Reason::ConnectFailed, "the endpoint cannot be reached").inside(format!("connect {address}: {error}")),
+        _ => Fault::new(Reason::ConnectFailed, "the endpoint cannot be reached")
+            .inside(format!("connect {address}: {error}")),
     }
 }
 
@@ -347,34 +407,59 @@ fn unconnected(address: SocketAddr, limit: Duration, error: &io::Error) -> Fault
 fn unanswered(failure: wire::Failure<RequestBody>, reused: bool, address: SocketAddr) -> Failed {
     let silent = !failure.received;
     let fault = match failure.error {
-        wire::Error::RequestBody(fault) => return Failed { fault, body: None, stale: false },
+        wire::Error::RequestBody(fault) => {
+            return Failed {
+                fault,
+                body: None,
+                stale: false,
+            };
+        }
         error if error.is_requests() => {
-            Fault::new(Reason::BodyBroken, "the request cannot be sent on").inside(error.to_string())
+            Fault::new(Reason::BodyBroken, "the request cannot be sent on")
+                .inside(error.to_string())
         }
-        error if !failure.wrote => Fault::new(Reason::Refused, "the endpoint closed before the request was sent")
-            .inside(format!("{address}: {error}")),
+        error if !failure.wrote => Fault::new(
+            Reason::Refused,
+            "the endpoint closed before the request was sent",
+        )
+        .inside(format!("{address}: {error}")),
         error @ (wire::Error::Closed | wire::Error::Io(_)) => {
-            Fault::new(Reason::Reset, "the endpoint closed before it answered").inside(format!("{address}: {error}"))
+            Fault::new(Reason::Reset, "the endpoint closed before it answered")
+                .inside(format!("{address}: {error}"))
         }
-        wire::Error::UnaskedUpgrade => {
-            Fault::new(Reason::UnaskedUpgrade, "the endpoint switched protocols without being asked").inside(address.to_string())
-        }
+        wire::Error::UnaskedUpgrade => Fault::new(
+            Reason::UnaskedUpgrade,
+            "the endpoint switched protocols without being asked",
+        )
+        .inside(address.to_string()),
         error @ (wire::Error::HeadTooLarge | wire::Error::TooManyFields) => {
-            Fault::new(Reason::AnswerTooLarge, "the answer's head is too large").inside(format!("{address}: {error}"))
+            Fault::new(Reason::AnswerTooLarge, "the answer's head is too large")
+                .inside(format!("{address}: {error}"))
         }
-        error => Fault::new(Reason::BadAnswer, "the endpoint's answer is not HTTP").inside(format!("{address}: {error}")),
+        error => Fault::new(Reason::BadAnswer, "the endpoint's answer is not HTTP")
+            .inside(format!("{address}: {error}")),
     };
     let stale = reused && silent && fault.reason() == Reason::Reset;
-    Failed { fault, body: failure.body, stale }
+    Failed {
+        fault,
+        body: failure.body,
+        stale,
+    }
 }
 
 #[cold]
 fn unanswered_http2(rejected: h2::Rejected<RequestBody>, address: SocketAddr) -> Failed {
     match rejected {
-        h2::Rejected::Body(fault) => Failed { fault, body: None, stale: false },
-        h2::Rejected::Upstream { failure, body, .. } => {
-            Failed { fault: failure.fault().inside(address.to_string()), body, stale: false }
-        }
+        h2::Rejected::Body(fault) => Failed {
+            fault,
+            body: None,
+            stale: false,
+        },
+        h2::Rejected::Upstream { failure, body, .. } => Failed {
+            fault: failure.fault().inside(address.to_string()),
+            body,
+            stale: false,
+        },
     }
 }
 

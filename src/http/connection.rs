@@ -11,13 +11,17 @@ use std::{
 
 use super::{
     frames::FrameWatch,
-    meter::{Direction, ListenerMeter, Open, RouteMeter},
+    meter::{ListenerMeter, Open, RouteMeter},
     pulse::Pace,
     settings::Timers,
     tick::{Tick, Ticks, Timed},
     watch::{self, Watch},
 };
-use crate::{drain::Stage, net, telemetry::AccessLog};
+use crate::{
+    drain::Stage,
+    net,
+    telemetry::{AccessLog, Direction},
+};
 
 /// What the connections of one worker share.
 pub struct Desk {
@@ -161,7 +165,10 @@ impl Connection {
 
     pub fn pace(&self) -> Pace {
         let rate = self.timers.body_rate;
-        Pace { bytes_per_second: rate.bytes_per_second, over: rate.over.duration() }
+        Pace {
+            bytes_per_second: rate.bytes_per_second,
+            over: rate.over.duration(),
+        }
     }
 
     pub fn is_http2(&self) -> bool {
@@ -191,7 +198,11 @@ impl Connection {
     }
 
     pub fn protocol(&self) -> &'static str {
-        if self.is_http2() { "HTTP/2" } else { "HTTP/1.1" }
+        if self.is_http2() {
+            "HTTP/2"
+        } else {
+            "HTTP/1.1"
+        }
     }
 
     /// A request began.
@@ -211,10 +222,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn is_busy(&self) -> bool {
-        self.in_flight.get() > 0
-    }
-
     /// After its answer this connection relays bytes to and from `tunnel` (CONNECT, HTTP/1.1 only).
     pub fn becomes(&self, tunnel: net::Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
@@ -227,7 +234,10 @@ impl Connection {
     /// What to do now; the task is woken when that changes.
     pub(super) fn order(&self, cx: &Context<'_>) -> Order {
         let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
         self.order.get()
@@ -298,8 +308,12 @@ impl Timed for Connection {
         }
         let (phase, since) = self.phase(now);
         match phase {
-            Phase::Head if is_over(self.timers.head.duration(), now, since) => self.give(Order::Close("head_timeout")),
-            Phase::Idle if is_over(self.timers.idle.duration(), now, since) => self.give(Order::Finish),
+            Phase::Head if is_over(self.timers.head.duration(), now, since) => {
+                self.give(Order::Close("head_timeout"))
+            }
+            Phase::Idle if is_over(self.timers.idle.duration(), now, since) => {
+                self.give(Order::Finish)
+            }
             _ => {}
         }
     }

@@ -4,14 +4,17 @@
 //! exchange and hands its line to the access log: the two cannot disagree and cannot be skipped, whether the
 //! answer was sent whole, broke off, or the caller went away.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use http::{request::Parts, uri::Authority};
 
-use super::{
-    connection::Connection,
-    meter::{Direction, RouteMeter},
-};
+use super::{connection::Connection, meter::RouteMeter};
 use crate::{
     fault::{Fault, Reason},
     telemetry,
@@ -105,45 +108,65 @@ impl Exchange {
     }
 
     fn is_error(&self) -> bool {
-        self.failure.is_some() || self.status >= 500 || self.grpc_status.is_some_and(|code| code != 0)
+        self.failure.is_some()
+            || self.status >= 500
+            || self.grpc_status.is_some_and(telemetry::fails_the_server)
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.finished && self.failure.is_none() {
-            self.failed(Fault::new(Reason::ClientGone, "the caller went away before its answer was over"));
+            self.failed(Fault::new(
+                Reason::ClientGone,
+                "the caller went away before its answer was over",
+            ));
         }
         let elapsed = self.started.elapsed();
         // 499, as nginx has it: the caller left before there was an answer.
         let status = if self.status == 0 { 499 } else { self.status };
-        self.route.ended(status, elapsed.as_secs_f64(), self.request_bytes.get(), self.response_bytes);
+        self.route.ended(
+            status,
+            elapsed.as_secs_f64(),
+            self.request_bytes.get(),
+            self.response_bytes,
+        );
         self.connection.ended();
-        let log = &self.connection.desk().access;
-        if log.wants(self.is_error()) {
-            self.log(status, elapsed);
+        if self.connection.desk().access.wants(self.is_error()) {
+            self.log(elapsed);
         }
     }
 }
 
 impl Exchange {
     #[cold]
-    fn log(&self, status: u16, elapsed: std::time::Duration) {
-        let header = |name: &str| self.head.headers.get(name).and_then(|value| value.to_str().ok());
+    fn log(&self, elapsed: Duration) {
+        let endpoint = self.trail.endpoint.map(|endpoint| endpoint.to_string());
+        let peer = self.connection.peer().to_string();
+        let header = |name: &str| {
+            self.head
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let detail = self.failure.as_ref().map(ToString::to_string);
         self.connection.desk().access.write(&telemetry::Line {
-            direction: match self.connection.direction() {
-                Direction::Inbound => "inbound",
-                Direction::Outbound => "outbound",
-            },
+            ts: SystemTime::now().checked_sub(elapsed).unwrap_or(UNIX_EPOCH),
+            direction: self.connection.direction(),
             protocol: self.connection.protocol(),
             method: self.head.method.as_str(),
-            host: self.head.uri.authority().map(Authority::as_str).or_else(|| header("host")).unwrap_or(""),
+            host: self
+                .head
+                .uri
+                .authority()
+                .map(Authority::as_str)
+                .or_else(|| header("host"))
+                .unwrap_or(""),
             path: self.head.uri.path(),
-            route: &self.route_name,
+            route: Some(&self.route_name),
             upstream: self.trail.upstream.as_deref(),
-            endpoint: self.trail.endpoint,
-            status,
+            endpoint: endpoint.as_deref(),
+            status: (self.status != 0).then_some(self.status),
             grpc_status: self.grpc_status,
             reason: self.failure.as_ref().map(|fault| fault.reason().word()),
             detail: detail.as_deref(),
@@ -153,7 +176,7 @@ impl Exchange {
             bytes_out: self.response_bytes,
             duration: elapsed,
             attempts: self.trail.tries,
-            peer: self.connection.peer(),
+            peer: Some(&peer),
         });
     }
 }

@@ -5,31 +5,18 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 
-use crate::fault::Reason;
-
-/// Which way a request goes through the sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// From a peer to the application beside us.
-    Inbound,
-    /// From the application beside us to an upstream.
-    Outbound,
-}
-
-impl Direction {
-    pub const fn word(self) -> &'static str {
-        match self {
-            Direction::Inbound => "inbound",
-            Direction::Outbound => "outbound",
-        }
-    }
-}
+use crate::{
+    fault::Reason,
+    telemetry::{Direction, Registry},
+};
 
 /// Upper bounds of the latency buckets, in seconds.
-const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -63,13 +50,19 @@ impl Metrics {
             Ok::<_, prometheus::Error>(counter)
         };
         let seconds = HistogramVec::new(
-            HistogramOpts::new("weft_request_seconds", "Time from a request's head to the last byte of its answer.")
-                .buckets(BUCKETS.to_vec()),
+            HistogramOpts::new(
+                "weft_request_seconds",
+                "Time from a request's head to the last byte of its answer.",
+            )
+            .buckets(BUCKETS.to_vec()),
             &["direction", "route"],
         )?;
         registry.register(Box::new(seconds.clone()))?;
         let connections = IntGaugeVec::new(
-            Opts::new("weft_connections", "Connections open now, accepted from callers."),
+            Opts::new(
+                "weft_connections",
+                "Connections open now, accepted from callers.",
+            ),
             &["direction"],
         )?;
         registry.register(Box::new(connections.clone()))?;
@@ -81,8 +74,16 @@ impl Metrics {
                 &["direction", "route", "status"],
             )?,
             seconds,
-            request_bytes: counters("weft_request_bytes_total", "Body bytes of requests read from callers.", &flow)?,
-            response_bytes: counters("weft_response_bytes_total", "Body bytes of answers handed to callers.", &flow)?,
+            request_bytes: counters(
+                "weft_request_bytes_total",
+                "Body bytes of requests read from callers.",
+                &flow,
+            )?,
+            response_bytes: counters(
+                "weft_response_bytes_total",
+                "Body bytes of answers handed to callers.",
+                &flow,
+            )?,
             faults: counters(
                 "weft_faults_total",
                 "Exchanges that failed, by reason (the x-weft-reason header).",
@@ -94,13 +95,20 @@ impl Metrics {
                 &["part"],
             )?,
             connections,
-            accepted: counters("weft_connections_total", "Connections accepted from callers.", &["direction"])?,
+            accepted: counters(
+                "weft_connections_total",
+                "Connections accepted from callers.",
+                &["direction"],
+            )?,
             closed: counters(
                 "weft_connections_closed_total",
                 "Connections that this sidecar closed on a rule of its own, by rule.",
                 &["direction", "rule"],
             )?,
-            panics: counter("weft_panics_total", "Bugs caught: each cost one connection or task, never the process.")?,
+            panics: counter(
+                "weft_panics_total",
+                "Bugs caught: each cost one connection or task, never the process.",
+            )?,
             accept_errors: counter(
                 "weft_accept_errors_total",
                 "Times that accepting rested because the process had run out of something.",
@@ -111,7 +119,8 @@ impl Metrics {
     pub fn route(&self, direction: Direction, route: &str) -> Arc<RouteMeter> {
         let direction = direction.word();
         Arc::new(RouteMeter {
-            classes: CLASSES.map(|class| self.requests.with_label_values(&[direction, route, class])),
+            classes: CLASSES
+                .map(|class| self.requests.with_label_values(&[direction, route, class])),
             seconds: self.seconds.with_label_values(&[direction, route]),
             request_bytes: self.request_bytes.with_label_values(&[direction, route]),
             response_bytes: self.response_bytes.with_label_values(&[direction, route]),
@@ -177,12 +186,16 @@ impl ListenerMeter {
 
     #[cold]
     pub fn closed_by_rule(&self, rule: &'static str) {
-        self.closed.with_label_values(&[self.direction.word(), rule]).inc();
+        self.closed
+            .with_label_values(&[self.direction.word(), rule])
+            .inc();
     }
 
     #[cold]
     pub fn failed(&self, reason: Reason) {
-        self.faults.with_label_values(&[self.direction.word(), reason.word()]).inc();
+        self.faults
+            .with_label_values(&[self.direction.word(), reason.word()])
+            .inc();
     }
 
     pub fn direction(&self) -> Direction {

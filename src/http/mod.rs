@@ -1,11 +1,31 @@
 //! HTTP in and out: what hyper leaves to the proxy.
+//!
+//! In: `serve` runs hyper under `guard` and `frames`, with the timers of `connection`. Out: `client` sends one try on
+//! one connection, by `wire` or `h2`. One `Exchange` is the record of one request; `respond` has the only table from
+//! a fault to a status. Which request goes where is the flows' to say.
 
+pub mod body;
+pub mod client;
+mod connection;
+mod exchange;
 pub mod frames;
 pub mod guard;
 pub mod h2;
 pub mod headers;
+mod meter;
+mod pulse;
+pub mod replay;
+pub mod respond;
+mod serve;
 mod settings;
 pub mod target;
+pub mod tick;
 pub mod watch;
 
+pub use body::{Body, RequestBody};
+pub use connection::{Connection, Desk, Door, Order};
+pub use exchange::{Exchange, Trail};
+pub use meter::{ListenerMeter, Metrics, RouteMeter};
+pub use pulse::{Pace, Pulse};
+pub use serve::{Handler, Server};
 pub use settings::{BodyRate, Timers};

@@ -108,7 +108,13 @@ mod tests {
 
     fn pulse() -> (Rc<Tick>, Rc<Pulse>) {
         let tick = Tick::new();
-        let pulse = Pulse::new(Pace { bytes_per_second: 64, over: Duration::from_secs(2) }, &tick);
+        let pulse = Pulse::new(
+            Pace {
+                bytes_per_second: 64,
+                over: Duration::from_secs(2),
+            },
+            &tick,
+        );
         (tick, pulse)
     }
 

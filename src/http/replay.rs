@@ -48,13 +48,24 @@ impl Kept {
 impl Record {
     pub fn new(source: RequestBody) -> Self {
         let total = source.size_hint();
-        Record(Rc::new(RefCell::new(State { source, frames: Vec::new(), kept: 0, outgrown: false, total })))
+        Record(Rc::new(RefCell::new(State {
+            source,
+            frames: Vec::new(),
+            kept: 0,
+            outgrown: false,
+            total,
+        })))
     }
 
     /// The body from its beginning; none once it has outgrown the record. The try before must be over.
     pub fn again(&self) -> Option<RequestBody> {
         let outgrown = self.0.borrow().outgrown;
-        (!outgrown).then(|| RequestBody::Replay(Replay { state: self.0.clone(), next: 0 }))
+        (!outgrown).then(|| {
+            RequestBody::Replay(Replay {
+                state: self.0.clone(),
+                next: 0,
+            })
+        })
     }
 }
 
@@ -65,7 +76,10 @@ pub struct Replay {
 }
 
 impl Replay {
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let mut state = self.state.borrow_mut();
         if let Some(kept) = state.frames.get(self.next) {
             self.next += 1;
@@ -102,6 +116,10 @@ impl Replay {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.state.borrow();
-        if self.next == 0 && !state.outgrown { state.total.clone() } else { SizeHint::default() }
+        if self.next == 0 && !state.outgrown {
+            state.total.clone()
+        } else {
+            SizeHint::default()
+        }
     }
 }

@@ -30,10 +30,14 @@ pub mod grpc {
 pub const fn statuses(reason: Reason) -> (StatusCode, u16) {
     use StatusCode as S;
     match reason {
-        Reason::BadRequest | Reason::AmbiguousPath | Reason::BodyBroken => (S::BAD_REQUEST, grpc::INTERNAL),
+        Reason::BadRequest | Reason::AmbiguousPath | Reason::BodyBroken => {
+            (S::BAD_REQUEST, grpc::INTERNAL)
+        }
         Reason::HeadTooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, grpc::RESOURCE_EXHAUSTED),
         Reason::UriTooLong => (S::URI_TOO_LONG, grpc::INVALID_ARGUMENT),
-        Reason::BodyTimeout | Reason::HeadTimeout | Reason::ClientGone => (S::REQUEST_TIMEOUT, grpc::DEADLINE_EXCEEDED),
+        Reason::BodyTimeout | Reason::HeadTimeout | Reason::ClientGone => {
+            (S::REQUEST_TIMEOUT, grpc::DEADLINE_EXCEEDED)
+        }
         Reason::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, grpc::RESOURCE_EXHAUSTED),
         Reason::ExpectationFailed => (S::EXPECTATION_FAILED, grpc::UNIMPLEMENTED),
         Reason::UpgradeRefused => (S::NOT_IMPLEMENTED, grpc::UNIMPLEMENTED),
@@ -43,11 +47,17 @@ pub const fn statuses(reason: Reason) -> (StatusCode, u16) {
         Reason::EventExpired => (S::GONE, grpc::NOT_FOUND),
         Reason::Loop => (S::LOOP_DETECTED, grpc::FAILED_PRECONDITION),
         Reason::NotDeferrable => (S::METHOD_NOT_ALLOWED, grpc::UNIMPLEMENTED),
-        Reason::KeyFailed | Reason::IdempotencyMismatch => (S::UNPROCESSABLE_ENTITY, grpc::INVALID_ARGUMENT),
+        Reason::KeyFailed | Reason::IdempotencyMismatch => {
+            (S::UNPROCESSABLE_ENTITY, grpc::INVALID_ARGUMENT)
+        }
         Reason::IdempotencyMissing => (S::BAD_REQUEST, grpc::INVALID_ARGUMENT),
         Reason::IdempotencyConflict => (S::CONFLICT, grpc::ABORTED),
-        Reason::RequestTimeout | Reason::TryTimeout => (S::GATEWAY_TIMEOUT, grpc::DEADLINE_EXCEEDED),
-        Reason::BadAnswer | Reason::AnswerTooLarge | Reason::UnaskedUpgrade => (S::BAD_GATEWAY, grpc::UNAVAILABLE),
+        Reason::RequestTimeout | Reason::TryTimeout => {
+            (S::GATEWAY_TIMEOUT, grpc::DEADLINE_EXCEEDED)
+        }
+        Reason::BadAnswer | Reason::AnswerTooLarge | Reason::UnaskedUpgrade => {
+            (S::BAD_GATEWAY, grpc::UNAVAILABLE)
+        }
         Reason::Internal => (S::INTERNAL_SERVER_ERROR, grpc::INTERNAL),
         Reason::NoApp
         | Reason::PendingOverflow
@@ -79,11 +89,21 @@ pub struct Reader {
 pub fn answer(fault: &Fault, reader: Reader) -> Response<Body> {
     let (status, code) = statuses(fault.reason());
     let words = words(fault, reader.ours);
-    let mut response = if reader.grpc { trailers_only(code, &words) } else { plain(status, words) };
+    let mut response = if reader.grpc {
+        trailers_only(code, &words)
+    } else {
+        plain(status, words)
+    };
     let headers = response.headers_mut();
-    headers.insert(REASON_HEADER, HeaderValue::from_static(fault.reason().word()));
+    headers.insert(
+        REASON_HEADER,
+        HeaderValue::from_static(fault.reason().word()),
+    );
     if let Some(wait) = fault.wait() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(wait.as_secs().max(1)),
+        );
     }
     response
 }
@@ -107,7 +127,10 @@ fn plain(status: StatusCode, words: String) -> Response<Body> {
 pub fn trailers_only(code: u16, words: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     headers.insert("grpc-status", HeaderValue::from(code));
     headers.insert("grpc-message", grpc_message(words));
     response
@@ -133,7 +156,8 @@ mod tests {
 
     #[test]
     fn addresses_are_for_our_own_user_only() {
-        let fault = Fault::new(Reason::ConnectFailed, "payments cannot be reached").inside("connect refused 10.0.1.7:8080");
+        let fault = Fault::new(Reason::ConnectFailed, "payments cannot be reached")
+            .inside("connect refused 10.0.1.7:8080");
         assert!(words(&fault, true).contains("10.0.1.7"));
         assert!(!words(&fault, false).contains("10.0.1.7"));
     }
@@ -141,7 +165,13 @@ mod tests {
     #[test]
     fn grpc_callers_get_a_status_and_words_that_survive_a_header() {
         let fault = Fault::new(Reason::NoEndpoint, "100 % é\n");
-        let response = answer(&fault, Reader { grpc: true, ours: true });
+        let response = answer(
+            &fault,
+            Reader {
+                grpc: true,
+                ours: true,
+            },
+        );
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "100 %25 %C3%A9%0A");

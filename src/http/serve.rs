@@ -2,12 +2,13 @@
 //! timers, drains and tunnels around hyper.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::{
     body::Body,
@@ -29,11 +33,13 @@ use super::{
 
 /// What answers the requests of one direction.
 pub trait Handler: 'static {
+    /// Never fails: what goes wrong is an answer. hyper's own `Result` is what it yields, because a wrapper
+    /// around the future would hold and copy it twice.
     fn handle(
-        &self,
+        self: Rc<Self>,
         connection: Rc<Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + 'static;
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + 'static;
 }
 
 /// The client preface of HTTP/2 (RFC 9113 §3.4).
@@ -56,7 +62,11 @@ impl Default for Server {
     fn default() -> Self {
         let mut http1 = http1::Builder::new();
         // No timer: ours are one tick a worker. Vectored writes cost more than the copy of small answers.
-        http1.header_read_timeout(None).max_buf_size(HEAD + 16 * 1024).half_close(false).writev(false);
+        http1
+            .header_read_timeout(None)
+            .max_buf_size(HEAD + 16 * 1024)
+            .half_close(false)
+            .writev(false);
         let mut http2 = http2::Builder::new(Local);
         http2
             .max_concurrent_streams(STREAMS)
@@ -86,56 +96,73 @@ where
 
 impl Server {
     /// Serves one connection to its end. Dropping the future closes it.
-    pub async fn serve<H: Handler>(&self, stream: TcpStream, connection: Rc<Connection>, handler: Rc<H>) {
+    pub async fn serve<H: Handler>(
+        &self,
+        stream: TcpStream,
+        connection: Rc<Connection>,
+        handler: Rc<H>,
+    ) {
         let weak: std::rc::Weak<dyn super::tick::Timed> = Rc::downgrade(&connection) as _;
         let _timed = connection.desk().tick.watch(weak);
-        let Some(protocol) = detect(&stream, &connection).await else { return };
+        let Some(protocol) = detect(&stream, &connection).await else {
+            return;
+        };
         match protocol {
             Protocol::Http1(prefix) => self.serve_http1(stream, prefix, connection, handler).await,
-            Protocol::Http2(prefix) => Box::pin(self.serve_http2(stream, prefix, connection, handler)).await,
+            Protocol::Http2(prefix) => {
+                Box::pin(self.serve_http2(stream, prefix, connection, handler)).await
+            }
         }
     }
 
-    async fn serve_http1<H: Handler>(&self, stream: TcpStream, prefix: Bytes, connection: Rc<Connection>, handler: Rc<H>) {
+    async fn serve_http1<H: Handler>(
+        &self,
+        stream: TcpStream,
+        prefix: Bytes,
+        connection: Rc<Connection>,
+        handler: Rc<H>,
+    ) {
         let watch = connection.speaks_http1();
-        let io = TokioIo::new(Guard::new(stream, prefix, watch));
+        let back = Rc::new(Cell::new(None));
+        let guard = Guard::new(stream, prefix, watch);
+        let io = TokioIo::new(Lent {
+            inner: Some(guard),
+            back: back.clone(),
+        });
         let facts = connection.clone();
-        let service = service_fn(move |request| {
-            let answer = handler.handle(facts.clone(), request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let mut served = self.http1.serve_connection(io, service);
-        let ended = drive(&connection, |cx, finish| {
-            if finish {
-                Pin::new(&mut served).graceful_shutdown();
-            }
-            served.poll_without_shutdown(cx).map(|ended| ended.is_ok())
-        });
-        if !ended.await {
-            return;
-        }
-        let parts = served.into_parts();
-        let mut guard = parts.io.into_inner();
-        match connection.tunnel() {
-            Some(tunnel) => {
-                // An error here is one side's own; the other has been told by the close.
-                let _ = tunnel.relay(guard, parts.read_buf).await;
-            }
-            None => {
-                let _ = tokio::io::AsyncWriteExt::shutdown(&mut guard).await;
-            }
+        let service = service_fn(move |request| handler.clone().handle(facts.clone(), request));
+        let ended = {
+            let mut served = pin!(self.http1.serve_connection(io, service));
+            drive(&connection, |cx, finish| {
+                if finish {
+                    served.as_mut().graceful_shutdown();
+                }
+                served.as_mut().poll(cx).map(|ended| ended.is_ok())
+            })
+            .await
+        };
+        if ended
+            && let Some(tunnel) = connection.tunnel()
+            && let Some(guard) = back.take()
+        {
+            // An error here is one side's own; the other has been told by the close.
+            let _ = tunnel.relay(guard).await;
         }
     }
 
-    async fn serve_http2<H: Handler>(&self, stream: TcpStream, prefix: Bytes, connection: Rc<Connection>, handler: Rc<H>) {
+    async fn serve_http2<H: Handler>(
+        &self,
+        stream: TcpStream,
+        prefix: Bytes,
+        connection: Rc<Connection>,
+        handler: Rc<H>,
+    ) {
         let watch = connection.speaks_http2();
         let io = TokioIo::new(Frames::new(stream, prefix, watch));
         let facts = connection.clone();
         // Boxed once: hyper moves a stream's future several times (measured, −12 µs a gRPC call over two hops).
-        let service = service_fn(move |request| {
-            let answer = Box::pin(handler.handle(facts.clone(), request));
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
+        let service =
+            service_fn(move |request| Box::pin(handler.clone().handle(facts.clone(), request)));
         let mut served = pin!(self.http2.serve_connection(io, service));
         drive(&connection, |cx, finish| {
             if finish {
@@ -147,10 +174,65 @@ impl Server {
     }
 }
 
+/// A connection that hyper gives back when it is done: what is left of it may become a tunnel.
+///
+/// hyper's own way to get it back demands a `Send` connection or an `Unpin` future.
+struct Lent<T> {
+    inner: Option<T>,
+    back: Rc<Cell<Option<T>>>,
+}
+
+impl<T> Drop for Lent<T> {
+    fn drop(&mut self) {
+        self.back.set(self.inner.take());
+    }
+}
+
+impl<T: Unpin> Lent<T> {
+    /// None is impossible while hyper polls; it reads as a closed connection.
+    fn inner(&mut self) -> io::Result<Pin<&mut T>> {
+        self.inner
+            .as_mut()
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Lent<T> {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.inner()?.poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
+    #[inline]
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner()?.poll_write(cx, bytes)
+    }
+
+    #[inline]
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner()?.poll_shutdown(cx)
+    }
+}
+
 /// Polls a connection under its orders; true when it ended by itself and in order.
 async fn drive(
     connection: &Connection,
-    mut poll: impl FnMut(&mut std::task::Context<'_>, bool) -> Poll<bool>,
+    mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<bool>,
 ) -> bool {
     let mut finishing = false;
     poll_fn(|cx| {

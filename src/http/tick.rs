@@ -66,7 +66,10 @@ impl Tick {
                 entries.len() - 1
             }
         };
-        Watched { tick: self.clone(), slot }
+        Watched {
+            tick: self.clone(),
+            slot,
+        }
     }
 
     /// How many are watched.
@@ -97,7 +100,13 @@ impl Tick {
     pub fn advance(&self) {
         let now = Ticks(self.now.get().0.wrapping_add(1));
         self.now.set(now);
-        for entry in self.entries.borrow().iter().flatten().filter_map(Weak::upgrade) {
+        for entry in self
+            .entries
+            .borrow()
+            .iter()
+            .flatten()
+            .filter_map(Weak::upgrade)
+        {
             entry.tick(now);
         }
     }

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
 use super::Stream;
 
@@ -16,15 +15,14 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Relays until both sides have ended; `first` are bytes that came from the near side already.
+    /// Relays until both sides have ended; `
     ///
     /// One side's end is passed on, so that protocols with half-closed connections work. Returns the bytes from
     /// the near and from the far side. Dropping the future closes the far side.
-    pub async fn relay<IO>(mut self, mut near: IO, first: Bytes) -> io::Result<(u64, u64)>
+    pub async fn relay<IO>(mut self, mut near: IO) -> io::Result<(u64, u64)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        self.upstream.write_all(&first).await?;
         copy_bidirectional_with_sizes(&mut near, &mut self.upstream, BUFFER, BUFFER).await
     }
 }

@@ -30,8 +30,19 @@ const STRING_BYTES: usize = 2_048;
 /// Whose call a line tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// From a peer to the application beside us.
     Inbound,
+    /// From the application beside us to an upstream.
     Outbound,
+}
+
+impl Direction {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
 }
 
 /// What is told of one request. Absent facts are left out of the line.
@@ -76,11 +87,7 @@ impl Line<'_> {
         out.extend_from_slice(b"{\"ts\":\"");
         timestamp(self.ts, out);
         out.push(b'"');
-        let direction = match self.direction {
-            Direction::Inbound => "inbound",
-            Direction::Outbound => "outbound",
-        };
-        text(out, "direction", Some(direction));
+        text(out, "direction", Some(self.direction.word()));
         text(out, "method", Some(self.method));
         text(out, "host", Some(self.host));
         text(out, "path", Some(self.path));
@@ -106,7 +113,7 @@ impl Line<'_> {
 
 /// Whether a gRPC status tells of a failing server, as OpenTelemetry's conventions have it: UNKNOWN,
 /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-fn fails_the_server(status: u16) -> bool {
+pub fn fails_the_server(status: u16) -> bool {
     matches!(status, 2 | 4 | 12..=15)
 }
 
@@ -146,12 +153,16 @@ impl AccessLog {
         self.wanted.store(wanted as u8, Ordering::Relaxed);
     }
 
+    /// Whether a line of a request is wanted at all; spares gathering its facts where it is not.
+    pub fn wants(&self, failed: bool) -> bool {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        wanted == settings::AccessLog::All as u8
+            || failed && wanted == settings::AccessLog::OnError as u8
+    }
+
     /// Queues the line if it is wanted; drops and counts it when the queue is full. Never waits.
     pub fn write(&self, line: &Line<'_>) {
-        let wanted = self.wanted.load(Ordering::Relaxed);
-        let all = wanted == settings::AccessLog::All as u8;
-        let failures = wanted == settings::AccessLog::OnError as u8;
-        if !(all || failures && line.is_failure()) {
+        if !self.wants(line.is_failure()) {
             return;
         }
         let mut out = self.out.borrow_mut();
