@@ -13,7 +13,7 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const STORE_DIGITS: usize = 12;
 
 /// An event's place in its store. Grows with each append, has gaps, is never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub(super) i64);
 
 impl Seq {

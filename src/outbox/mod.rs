@@ -6,21 +6,38 @@
 //! them changes in the same commits, so it adds up across restarts.
 
 mod appender;
+mod board;
 mod courier;
 pub mod crash;
+mod desk;
+mod directory;
 mod error;
+mod flight;
 mod id;
+mod letters;
+mod metrics;
+mod pump;
 mod record;
+mod rewrite;
+mod row;
+mod schema;
 mod settings;
 mod store;
+mod sweep;
+mod tally;
+mod view;
+mod writer;
 
 pub use appender::Appender;
+pub use board::{Figures, Health};
 pub use courier::Courier;
 pub use error::{Bound, OpenError, OutboxError};
-pub use id::{EventId, Seq, StoreId};
+pub use flight::{Flight, Suspect, Ticket};
+pub use id::{EventId, NotAnId, Seq, StoreId};
+pub use metrics::Metrics;
 pub use record::{
     Appended, DeadReason, Event, Failure, Idempotency, KeyHash, Letter, LetterFilter, LetterState,
     Outcome, Pending, Receipt, Record, Standing, State, Wall,
 };
 pub use settings::{AckAfter, Limits, Overflow, Settings};
-pub use store::{Announcements, AuditLine, Figures, Health, News, Options, Store};
+pub use store::{Announcements, AuditLine, News, Options, Store};

@@ -23,6 +23,13 @@ impl Wall {
         )
     }
 
+    pub fn before(self, wait: Duration) -> Self {
+        Wall(
+            self.0
+                .saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
     /// How long ago `earlier` was; zero if it is still to come.
     pub fn since(self, earlier: Wall) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -272,9 +279,12 @@ pub struct Letter {
     pub route: Arc<str>,
     pub key: Option<Bytes>,
     pub accepted: Wall,
+    pub due: Wall,
     pub expiry: Option<Wall>,
     pub first_failure: Wall,
     pub last_failure: Wall,
+    /// When it was replayed with success, discarded or edited.
+    pub resolved: Option<Wall>,
     pub failure: Failure,
     pub replays: u32,
     pub cause: Option<EventId>,
@@ -285,12 +295,14 @@ pub struct Letter {
     pub body: Bytes,
     /// Of head and body.
     pub size: u64,
+    /// What it counts against the limits.
+    pub(super) weight: u64,
 }
 
 /// Which dead letters; what is `None` does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct LetterFilter {
-    /// By default only those that wait for a person.
+    /// By default only those that wait for a person or are being replayed.
     pub all: bool,
     pub reason: Option<DeadReason>,
     pub status: Option<u16>,
