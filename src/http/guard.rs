@@ -1,36 +1,312 @@
-//! The guard under hyper's HTTP/1.1 server.
+//! The guard under hyper's HTTP/1.1 server: no byte of a head reaches hyper before the whole head was checked.
+//!
+//! It follows the framing of the inbound bytes, so it knows where each pipelined head begins, and reads each
+//! strictly (`head`). A head that breaks a rule is cut off there: the requests before it are served, and in its
+//! place hyper gets a stand-in that makes the service answer (`Watch::violation`) and close. A body that breaks
+//! ends in an error of that body.
+//!
+//! A read that brings whole heads and bodies is inspected where it lies and passed on as it is. Only a head that
+//! comes in pieces is copied, at most 64 KiB of it; hyper's `max_buf_size` must not be below that.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
-use super::watch::Watch;
+use super::{
+    chunks::{Chunks, End},
+    head::{Framing, Head, Step},
+    watch::{Phase, Violation, Watch},
+};
+use crate::fault::Reason;
+
+/// What hyper reads in place of a head that breaks the rules: the one HTTP/1.1 head without a `Host`.
+const STAND_IN: &[u8] = b"GET /.weft/violation HTTP/1.1\r\nconnection: close\r\n\r\n";
+/// So many bytes are held after `CONNECT` before it is decided; then no more is read.
+const MAX_HELD: usize = 16 << 10;
+/// What a client still sends after our last answer is read, so that the answer is not lost to a reset: so much,
+const LINGER_BYTES: usize = 64 << 10;
+/// and so long.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// What the next inbound byte is.
+#[derive(Debug)]
+enum Inbound {
+    Head(Head),
+    Length(u64),
+    Chunks(Chunks),
+    /// After `CONNECT`, until the service has decided.
+    Held,
+    Tunnel,
+    /// The stand-in is to be given to hyper.
+    Violated,
+    /// The body's error is to be given to hyper.
+    Broken(&'static str),
+    /// All was said; whatever comes is thrown away.
+    Deaf,
+}
 
 /// A connection whose every head is checked before hyper sees a byte of it.
 pub struct Guard<I> {
     io: I,
-    held: Bytes,
+    inbound: Inbound,
+    /// Bytes read and not passed on: first `clear` ones that may pass, then those not judged yet.
+    held: BytesMut,
+    clear: usize,
     watch: Rc<Watch>,
+    linger: Option<Box<Linger>>,
+}
+
+struct Linger {
+    sleep: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 impl<I> Guard<I> {
     /// Guards `io`. `prefix`: what was already read of it.
     pub fn new(io: I, prefix: Bytes, watch: Rc<Watch>) -> Self {
-        Guard {
+        let mut guard = Guard {
             io,
-            held: prefix,
+            inbound: Inbound::Head(Head::default()),
+            held: BytesMut::from(prefix),
+            clear: 0,
             watch,
+            linger: None,
+        };
+        if !guard.held.is_empty() {
+            guard.watch.bytes_in.set(guard.held.len() as u64);
+            guard.judge_held();
         }
+        guard
     }
 
     pub fn watch(&self) -> &Rc<Watch> {
         &self.watch
+    }
+
+    pub fn get_ref(&self) -> &I {
+        &self.io
+    }
+
+    /// How many of these bytes may pass now. The rest is an unfinished head, held by a `CONNECT`, or lost to a
+    /// violation.
+    fn judge(&mut self, bytes: &[u8]) -> usize {
+        let watch = &*self.watch;
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            match &mut self.inbound {
+                Inbound::Head(head) => {
+                    if rest.is_empty() {
+                        watch.phase.set(Phase::Idle);
+                        return at;
+                    }
+                    match head.read(rest) {
+                        Step::Done { len, framing } => {
+                            at += len;
+                            watch.heads.set(watch.heads.get() + 1);
+                            self.inbound = match framing {
+                                Framing::Empty => Inbound::Head(Head::default()),
+                                Framing::Length(length) => Inbound::Length(length),
+                                Framing::Chunked => Inbound::Chunks(Chunks::new()),
+                                Framing::Connect => Inbound::Held,
+                            };
+                        }
+                        Step::More => {
+                            if head.has_begun(rest) {
+                                watch.phase.set(Phase::Head);
+                            } else if watch.phase.get() != Phase::Fresh {
+                                watch.phase.set(Phase::Idle);
+                            }
+                            return at;
+                        }
+                        Step::Bad(violation) => {
+                            watch.violation.set(Some(violation));
+                            watch.phase.set(Phase::Broken);
+                            self.inbound = Inbound::Violated;
+                            return at;
+                        }
+                    }
+                }
+                Inbound::Length(left) => {
+                    let here = (*left).min(rest.len() as u64);
+                    *left -= here;
+                    at += here as usize;
+                    watch.body_in.set(watch.body_in.get() + here);
+                    if *left > 0 {
+                        watch.phase.set(Phase::Body);
+                        return at;
+                    }
+                    self.inbound = Inbound::Head(Head::default());
+                }
+                Inbound::Chunks(chunks) => {
+                    let stretch = chunks.follow(rest);
+                    at += stretch.len;
+                    watch.body_in.set(watch.body_in.get() + stretch.data);
+                    match stretch.end {
+                        End::More => {
+                            watch.phase.set(Phase::Body);
+                            return at;
+                        }
+                        End::Whole => self.inbound = Inbound::Head(Head::default()),
+                        End::Broken(words) => {
+                            watch.violation.set(Some(Violation {
+                                reason: Reason::BodyBroken,
+                                words,
+                            }));
+                            watch.phase.set(Phase::Broken);
+                            self.inbound = Inbound::Broken(words);
+                            return at;
+                        }
+                    }
+                }
+                Inbound::Held => {
+                    watch.phase.set(Phase::Held);
+                    return at;
+                }
+                Inbound::Tunnel => return bytes.len(),
+                Inbound::Violated | Inbound::Broken(_) | Inbound::Deaf => return at,
+            }
+        }
+    }
+
+    /// Judges what is held; afterwards `clear` of it may pass.
+    #[cold]
+    fn judge_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.clear = self.judge(&held);
+        self.held = held;
+        if self.is_over() {
+            self.held.truncate(self.clear);
+        }
+    }
+
+    /// A violation was found: nothing more of the client's passes.
+    fn is_over(&self) -> bool {
+        matches!(
+            self.inbound,
+            Inbound::Violated | Inbound::Broken(_) | Inbound::Deaf
+        )
+    }
+
+    fn take_decision(&mut self) {
+        if self.clear > 0 {
+            return;
+        }
+        let Some(phase) = self.watch.decision.take() else {
+            return;
+        };
+        if self.is_over() {
+            return;
+        }
+        if phase == Phase::Tunnel {
+            self.inbound = Inbound::Tunnel;
+        } else if matches!(self.inbound, Inbound::Held) {
+            self.inbound = Inbound::Head(Head::default());
+        } else {
+            return;
+        }
+        self.watch.phase.set(phase);
+        if !self.held.is_empty() {
+            self.judge_held();
+        }
+    }
+
+    /// Gives hyper what is ready of the held bytes, or what stands for a violation.
+    #[cold]
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        if self.clear > 0 {
+            let n = self.clear.min(buf.remaining());
+            buf.put_slice(&self.held[..n]);
+            self.held.advance(n);
+            self.clear -= n;
+            if self.held.is_empty() {
+                self.held = BytesMut::new();
+            }
+            return Some(Ok(()));
+        }
+        match self.inbound {
+            Inbound::Violated => {
+                // hyper reads into at least 8 KiB at a head's begin.
+                self.held = BytesMut::from(STAND_IN);
+                self.clear = STAND_IN.len();
+                self.inbound = Inbound::Deaf;
+                self.give(buf)
+            }
+            Inbound::Broken(words) => {
+                self.inbound = Inbound::Deaf;
+                Some(Err(io::Error::new(io::ErrorKind::InvalidData, words)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Guard<I> {
+    /// Reads and passes, holds or throws away. True: hyper has something to look at.
+    fn poll_fresh(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let body = matches!(self.inbound, Inbound::Length(_) | Inbound::Chunks(_));
+                self.watch.awaits_body.set(body);
+                return Poll::Pending;
+            }
+        }
+        let fresh = &buf.filled()[before..];
+        let watch = &*self.watch;
+        watch.awaits_body.set(false);
+        watch
+            .bytes_in
+            .set(watch.bytes_in.get() + fresh.len() as u64);
+        if fresh.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(fresh);
+            buf.set_filled(before);
+            self.judge_held();
+            return Poll::Ready(Ok(false));
+        }
+        let pass = self.judge(fresh);
+        if pass < fresh.len() {
+            if !self.is_over() {
+                self.held.extend_from_slice(&fresh[pass..]);
+            }
+            buf.set_filled(before + pass);
+        }
+        Poll::Ready(Ok(pass > 0))
+    }
+
+    /// Throws away what a client goes on sending, so that it may read our last answer.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
+        let mut scrap = [0; 4096];
+        while *left > 0 {
+            let mut scrap = ReadBuf::new(&mut scrap);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {
+                    *left = left.saturating_sub(scrap.filled().len())
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -40,12 +316,42 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.held.is_empty() {
-            let n = self.held.len().min(buf.remaining());
-            buf.put_slice(&self.held.split_to(n));
+        let guard = &mut *self;
+        if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        loop {
+            guard.take_decision();
+            if guard.clear > 0 || guard.is_over() {
+                if let Some(given) = guard.give(buf) {
+                    return Poll::Ready(given);
+                }
+                if matches!(guard.inbound, Inbound::Deaf) {
+                    // No end of file: hyper would give up the answer that is being made. It closes by itself.
+                    return Poll::Pending;
+                }
+            }
+            if matches!(guard.inbound, Inbound::Held) {
+                guard.watch.waker.set(Some(cx.waker().clone()));
+                if guard.held.len() >= MAX_HELD {
+                    return Poll::Pending;
+                }
+            }
+            if ready!(guard.poll_fresh(cx, buf))? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let watch = &*self.watch;
+        watch.write_blocked.set(result.is_pending());
+        if let Poll::Ready(Ok(n)) = &result {
+            watch.bytes_out.set(watch.bytes_out.get() + *n as u64);
+        }
+        result
     }
 }
 
@@ -55,7 +361,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let result = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -63,7 +370,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -74,7 +382,32 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Ends our side; where the client is still sending, reads on for at most 64 KiB or a second, since closing
+    /// over unread bytes resets the connection and with it the answer (RFC 9112 §9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let guard = &mut *self;
+        let mut linger = match guard.linger.take() {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut guard.io).poll_shutdown(cx))?;
+                if matches!(
+                    guard.inbound,
+                    Inbound::Head(_) | Inbound::Tunnel | Inbound::Held
+                ) {
+                    return Poll::Ready(Ok(()));
+                }
+                Box::new(Linger {
+                    sleep: Box::pin(tokio::time::sleep(LINGER_TIME)),
+                    left: LINGER_BYTES,
+                })
+            }
+        };
+        if guard.poll_drain(cx, &mut linger.left).is_ready()
+            || linger.sleep.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        guard.linger = Some(linger);
+        Poll::Pending
     }
 }
