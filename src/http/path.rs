@@ -41,7 +41,10 @@ pub fn read(raw: &str) -> Result<Path<'_>, Fault> {
         }
         after_slash = byte == b'/';
     }
-    Ok(Path { text: Cow::Borrowed(raw), ambiguous: false })
+    Ok(Path {
+        text: Cow::Borrowed(raw),
+        ambiguous: false,
+    })
 }
 
 #[cold]
@@ -76,14 +79,23 @@ fn unescape(raw: &str) -> Result<(Cow<'_, str>, bool), Fault> {
             at += 1;
             continue;
         }
-        let Some(decoded) = hex(bytes.get(at + 1)).zip(hex(bytes.get(at + 2))).map(|(h, l)| h << 4 | l) else {
-            return Err(bad("an escape in the path that is not two hexadecimal digits"));
+        let Some(decoded) = hex(bytes.get(at + 1))
+            .zip(hex(bytes.get(at + 2)))
+            .map(|(h, l)| h << 4 | l)
+        else {
+            return Err(bad(
+                "an escape in the path that is not two hexadecimal digits",
+            ));
         };
         match decoded {
             0..0x20 | 0x7f => return Err(bad("an escaped control byte in the path")),
             0xc0 | 0xc1 => return Err(bad("an overlong UTF-8 sequence in the path")),
-            0x80..0xa0 if lead == 0xe0 => return Err(bad("an overlong UTF-8 sequence in the path")),
-            0x80..0x90 if lead == 0xf0 => return Err(bad("an overlong UTF-8 sequence in the path")),
+            0x80..0xa0 if lead == 0xe0 => {
+                return Err(bad("an overlong UTF-8 sequence in the path"));
+            }
+            0x80..0x90 if lead == 0xf0 => {
+                return Err(bad("an overlong UTF-8 sequence in the path"));
+            }
             b'/' | b'\\' => ambiguous = true,
             _ if octets::is(decoded, UNRESERVED) => {
                 out.push_str(&raw[copied..at]);
@@ -147,7 +159,11 @@ mod tests {
             ("/a/b/c.html", "/a/b/c.html", false),
             ("/a.b/..c/.d/e../...", "/a.b/..c/.d/e../...", false),
             ("/a/.well-known/x", "/a/.well-known/x", false),
-            ("/~me/@you:x/a=b&c,d!$'()*+", "/~me/@you:x/a=b&c,d!$'()*+", false),
+            (
+                "/~me/@you:x/a=b&c,d!$'()*+",
+                "/~me/@you:x/a=b&c,d!$'()*+",
+                false,
+            ),
             ("/%20%25%3a%C3%A9", "/%20%25%3a%C3%A9", false),
             ("/%e9", "/%e9", false),
             ("/%252e%252e/", "/%252e%252e/", false),
@@ -196,8 +212,30 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused() {
         for raw in [
-            "", "a", "*", "/%", "/%6", "/%g1", "/%1g", "/a%", "/%%61", "/%u002f", "/%00", "/%0d%0a", "/%1f", "/%7F",
-            "/%c0%ae", "/%C1%9c", "/%e0%80%af", "/%f0%80%80%af", "/é", "/a b", "/a#b", "/\u{7f}", "/a\tb", "/%+1",
+            "",
+            "a",
+            "*",
+            "/%",
+            "/%6",
+            "/%g1",
+            "/%1g",
+            "/a%",
+            "/%%61",
+            "/%u002f",
+            "/%00",
+            "/%0d%0a",
+            "/%1f",
+            "/%7F",
+            "/%c0%ae",
+            "/%C1%9c",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "/é",
+            "/a b",
+            "/a#b",
+            "/\u{7f}",
+            "/a\tb",
+            "/%+1",
         ] {
             assert!(read(raw).is_err(), "{raw:?}");
         }

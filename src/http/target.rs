@@ -55,7 +55,8 @@ impl Target<'_> {
     /// What a path rule must answer to an ambiguous path.
     #[cold]
     pub fn ambiguous_path() -> Fault {
-        let words = "the path holds //, %2f, %5c, \\ or ; and the host's path rules could read it two ways";
+        let words =
+            "the path holds //, %2f, %5c, \\ or ; and the host's path rules could read it two ways";
         Fault::new(Reason::AmbiguousPath, words)
     }
 
@@ -94,15 +95,28 @@ pub fn read_target<'a>(
     let form = form(method, uri, version)?;
     let (host, port) = authority(uri, headers, version, form)?;
     let path = match form {
-        Form::Authority => path::Path { text: Cow::Borrowed(""), ambiguous: false },
-        Form::Asterisk => path::Path { text: Cow::Borrowed("*"), ambiguous: false },
+        Form::Authority => path::Path {
+            text: Cow::Borrowed(""),
+            ambiguous: false,
+        },
+        Form::Asterisk => path::Path {
+            text: Cow::Borrowed("*"),
+            ambiguous: false,
+        },
         Form::Origin | Form::Absolute => path::read(uri.path())?,
     };
     let query = uri.query();
     if query.is_some_and(|query| !query.is_ascii()) {
         return Err(bad("a byte in the query that must be escaped"));
     }
-    Ok(Target { host, port, path: path.text, query, form, ambiguous: path.ambiguous })
+    Ok(Target {
+        host,
+        port,
+        path: path.text,
+        query,
+        form,
+        ambiguous: path.ambiguous,
+    })
 }
 
 fn form(method: &Method, uri: &Uri, version: Version) -> Result<Form, Fault> {
@@ -232,7 +246,10 @@ fn is_number(label: &[u8]) -> bool {
 #[cold]
 fn address(bytes: &[u8]) -> Result<Authority<'_>, Fault> {
     let refused = || bad("a host in brackets that is no IPv6 address");
-    let end = bytes.iter().position(|&byte| byte == b']').ok_or_else(refused)?;
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b']')
+        .ok_or_else(refused)?;
     let text = str::from_utf8(&bytes[..end]).map_err(|_| refused())?;
     let address: Ipv6Addr = text.parse().map_err(|_| refused())?;
     let port = match &bytes[end + 1..] {
@@ -245,8 +262,13 @@ fn address(bytes: &[u8]) -> Result<Authority<'_>, Fault> {
 }
 
 fn port(digits: &[u8]) -> Result<u16, Fault> {
-    let all = !digits.is_empty() && digits.len() <= 5 && digits[0] != b'0' && digits.iter().all(u8::is_ascii_digit);
-    let value = digits.iter().fold(0, |sum, &digit| sum * 10 + u32::from(digit.wrapping_sub(b'0')));
+    let all = !digits.is_empty()
+        && digits.len() <= 5
+        && digits[0] != b'0'
+        && digits.iter().all(u8::is_ascii_digit);
+    let value = digits.iter().fold(0, |sum, &digit| {
+        sum * 10 + u32::from(digit.wrapping_sub(b'0'))
+    });
     match u16::try_from(value) {
         Ok(port) if all => Ok(port),
         _ => Err(bad("a port that is not between 1 and 65535")),
@@ -257,14 +279,20 @@ fn port(digits: &[u8]) -> Result<u16, Fault> {
 mod tests {
     use super::*;
 
-    fn read<'a>(
-        request: &'a http::Request<()>,
-    ) -> Result<Target<'a>, Fault> {
-        read_target(request.method(), request.uri(), request.headers(), request.version())
+    fn read<'a>(request: &'a http::Request<()>) -> Result<Target<'a>, Fault> {
+        read_target(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            request.version(),
+        )
     }
 
     fn request(version: Version, method: &str, uri: &str, hosts: &[&str]) -> http::Request<()> {
-        let mut request = http::Request::builder().version(version).method(method).uri(uri);
+        let mut request = http::Request::builder()
+            .version(version)
+            .method(method)
+            .uri(uri);
         for host in hosts {
             request = request.header("host", *host);
         }
@@ -277,30 +305,221 @@ mod tests {
     #[test]
     fn targets_are_read() {
         let cases = [
-            (H1, "GET", "/a?b", &["h"][..], "h", None, "/a", Some("b"), Form::Origin),
-            (H1, "GET", "/", &["Api.Shop:8080"], "api.shop", Some(8080), "/", None, Form::Origin),
-            (H1, "GET", "/", &["api.shop."], "api.shop", None, "/", None, Form::Origin),
-            (H1, "GET", "/", &["api.shop.:80"], "api.shop", Some(80), "/", None, Form::Origin),
-            (H1, "GET", "/", &["my_svc~1-x"], "my_svc~1-x", None, "/", None, Form::Origin),
-            (H1, "GET", "/", &["10.0.0.1:65535"], "10.0.0.1", Some(65535), "/", None, Form::Origin),
-            (H1, "GET", "/", &["[::1]"], "::1", None, "/", None, Form::Origin),
-            (H1, "GET", "/", &["[0:0:0:0:0:0:0:1]:90"], "::1", Some(90), "/", None, Form::Origin),
-            (H1, "GET", "/", &["1a.2b"], "1a.2b", None, "/", None, Form::Origin),
-            (H1, "GET", "http://O.x:81/p/../q?r", &["other"], "o.x", Some(81), "/q", Some("r"), Form::Absolute),
-            (H1, "GET", "http://o.x", &["other"], "o.x", None, "/", None, Form::Absolute),
-            (H1, "CONNECT", "db:5432", &["db:5432"], "db", Some(5432), "", None, Form::Authority),
-            (H1, "OPTIONS", "*", &["h"], "h", None, "*", None, Form::Asterisk),
-            (Version::HTTP_10, "GET", "/", &[], "", None, "/", None, Form::Origin),
-            (H2, "GET", "http://a.b/c", &[], "a.b", None, "/c", None, Form::Origin),
-            (H2, "GET", "https://a.b:1/c", &["A.b:1"], "a.b", Some(1), "/c", None, Form::Origin),
-            (H2, "GET", "/c", &["a.b"], "a.b", None, "/c", None, Form::Origin),
-            (H2, "CONNECT", "a.b:1", &[], "a.b", Some(1), "", None, Form::Authority),
+            (
+                H1,
+                "GET",
+                "/a?b",
+                &["h"][..],
+                "h",
+                None,
+                "/a",
+                Some("b"),
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["Api.Shop:8080"],
+                "api.shop",
+                Some(8080),
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["api.shop."],
+                "api.shop",
+                None,
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["api.shop.:80"],
+                "api.shop",
+                Some(80),
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["my_svc~1-x"],
+                "my_svc~1-x",
+                None,
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["10.0.0.1:65535"],
+                "10.0.0.1",
+                Some(65535),
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["[::1]"],
+                "::1",
+                None,
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["[0:0:0:0:0:0:0:1]:90"],
+                "::1",
+                Some(90),
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "/",
+                &["1a.2b"],
+                "1a.2b",
+                None,
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H1,
+                "GET",
+                "http://O.x:81/p/../q?r",
+                &["other"],
+                "o.x",
+                Some(81),
+                "/q",
+                Some("r"),
+                Form::Absolute,
+            ),
+            (
+                H1,
+                "GET",
+                "http://o.x",
+                &["other"],
+                "o.x",
+                None,
+                "/",
+                None,
+                Form::Absolute,
+            ),
+            (
+                H1,
+                "CONNECT",
+                "db:5432",
+                &["db:5432"],
+                "db",
+                Some(5432),
+                "",
+                None,
+                Form::Authority,
+            ),
+            (
+                H1,
+                "OPTIONS",
+                "*",
+                &["h"],
+                "h",
+                None,
+                "*",
+                None,
+                Form::Asterisk,
+            ),
+            (
+                Version::HTTP_10,
+                "GET",
+                "/",
+                &[],
+                "",
+                None,
+                "/",
+                None,
+                Form::Origin,
+            ),
+            (
+                H2,
+                "GET",
+                "http://a.b/c",
+                &[],
+                "a.b",
+                None,
+                "/c",
+                None,
+                Form::Origin,
+            ),
+            (
+                H2,
+                "GET",
+                "https://a.b:1/c",
+                &["A.b:1"],
+                "a.b",
+                Some(1),
+                "/c",
+                None,
+                Form::Origin,
+            ),
+            (
+                H2,
+                "GET",
+                "/c",
+                &["a.b"],
+                "a.b",
+                None,
+                "/c",
+                None,
+                Form::Origin,
+            ),
+            (
+                H2,
+                "CONNECT",
+                "a.b:1",
+                &[],
+                "a.b",
+                Some(1),
+                "",
+                None,
+                Form::Authority,
+            ),
         ];
         for (version, method, uri, hosts, host, port, path, query, form) in cases {
             let request = request(version, method, uri, hosts);
-            let target = read(&request).unwrap_or_else(|fault| panic!("{method} {uri} {hosts:?}: {fault}"));
-            let read = (&*target.host, target.port, &*target.path, target.query, target.form);
-            assert_eq!(read, (host, port, path, query, form), "{method} {uri} {hosts:?}");
+            let target =
+                read(&request).unwrap_or_else(|fault| panic!("{method} {uri} {hosts:?}: {fault}"));
+            let read = (
+                &*target.host,
+                target.port,
+                &*target.path,
+                target.query,
+                target.form,
+            );
+            assert_eq!(
+                read,
+                (host, port, path, query, form),
+                "{method} {uri} {hosts:?}"
+            );
         }
     }
 
@@ -334,7 +553,11 @@ mod tests {
         for (version, method, uri, hosts) in cases {
             let request = request(*version, method, uri, hosts);
             let fault = read(&request).expect_err(uri);
-            assert_eq!(fault.reason(), Reason::BadRequest, "{method} {uri} {hosts:?}");
+            assert_eq!(
+                fault.reason(),
+                Reason::BadRequest,
+                "{method} {uri} {hosts:?}"
+            );
         }
     }
 
@@ -342,10 +565,58 @@ mod tests {
     fn hosts_that_are_none_are_refused() {
         let long = "a".repeat(254);
         for host in [
-            "", ".", "..", ".a", "a..b", "a..", ":80", "a:", "a:0", "a:080", "a:65536", "a:99999", "a:123456", "a:+1", "a:1x",
-            "a:80:80", "a b", "a/b", "a\\b", "a?b", "a#b", "a@b", "u:p@b", "a,b", "a;b", "a%2e", "a%00", "a\"", "<a>", "a!", "é",
-            "a\tb", "[", "[]", "[::1", "::1", "[::1]x", "[::1]:", "[::1]:0", "[fe80::1%eth0]", "[1.2.3.4]", "[v1.x]",
-            "127.1", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "2130706433", "0x7f000001", "1.2.3.0x4", "0x", "1.2.3.4:", &long,
+            "",
+            ".",
+            "..",
+            ".a",
+            "a..b",
+            "a..",
+            ":80",
+            "a:",
+            "a:0",
+            "a:080",
+            "a:65536",
+            "a:99999",
+            "a:123456",
+            "a:+1",
+            "a:1x",
+            "a:80:80",
+            "a b",
+            "a/b",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "a@b",
+            "u:p@b",
+            "a,b",
+            "a;b",
+            "a%2e",
+            "a%00",
+            "a\"",
+            "<a>",
+            "a!",
+            "é",
+            "a\tb",
+            "[",
+            "[]",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::1]:",
+            "[::1]:0",
+            "[fe80::1%eth0]",
+            "[1.2.3.4]",
+            "[v1.x]",
+            "127.1",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "01.2.3.4",
+            "2130706433",
+            "0x7f000001",
+            "1.2.3.0x4",
+            "0x",
+            "1.2.3.4:",
+            &long,
         ] {
             assert!(read_authority(host.as_bytes()).is_err(), "{host:?}");
         }
