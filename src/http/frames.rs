@@ -1,8 +1,8 @@
 //! The guard under the HTTP/2 server: a budget for frames that cost us work and carry nothing.
 //!
 //! h2 bounds resets it must answer, CONTINUATION and empty DATA; PING, SETTINGS, WINDOW_UPDATE, PRIORITY and
-//! unknown frames it reads for as long as they come. Here each costs a token, and tokens come with time, with
-//! streams and with bytes we send: a client may acknowledge what it was given, as busily as it likes. Resets have
+//! unknown frames it reads for as long as they come. Here each costs a token, and tokens come with time and open
+//! streams, with new streams and with bytes we send: a client may acknowledge what it was given, as busily as it likes. Resets have
 //! a budget of their own. Over it, the read fails and the connection ends. Payload is skipped, never looked at.
 
 use std::{
@@ -27,7 +27,9 @@ const CONTROL_START: u32 = 1_000;
 const CONTROL_MOST: u32 = 10_000;
 /// Granted a tick: 100 a second.
 const CONTROL_PER_TICK: u32 = 10;
-/// Granted a stream: its window updates, its priority.
+/// And for each stream that is open.
+const CONTROL_PER_TICK_AND_STREAM: u32 = 2;
+/// Granted a stream when it begins: its window updates, its priority.
 const CONTROL_PER_STREAM: u32 = 20;
 /// Granted for so many bytes sent: two updates for each DATA frame of a small gRPC message.
 const BYTES_PER_CONTROL: u64 = 32;
@@ -48,6 +50,7 @@ pub struct FrameWatch {
     resets: Cell<u32>,
     last_stream: Cell<u32>,
     streams: Cell<u32>,
+    open: Cell<u32>,
     unpaid: Cell<u64>,
     over: Cell<Option<&'static str>>,
     bytes_in: Cell<u64>,
@@ -64,6 +67,7 @@ impl Default for FrameWatch {
             resets: Cell::new(RESETS_MOST),
             last_stream: Cell::default(),
             streams: Cell::default(),
+            open: Cell::default(),
             unpaid: Cell::default(),
             over: Cell::default(),
             bytes_in: Cell::default(),
@@ -80,9 +84,19 @@ fn add(cell: &Cell<u64>, n: u64) {
 }
 
 impl FrameWatch {
+    /// A request began: while it is open, time grants more.
+    pub fn stream_begins(&self) {
+        self.open.set(self.open.get().saturating_add(1));
+    }
+
+    /// A request is over.
+    pub fn stream_ends(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
+    }
+
     /// Time's share of the budgets; called every 100 ms.
     pub fn tick(&self) {
-        self.grant(CONTROL_PER_TICK);
+        self.grant(CONTROL_PER_TICK + self.open.get().saturating_mul(CONTROL_PER_TICK_AND_STREAM));
         self.resets
             .set((self.resets.get() + RESETS_PER_TICK).min(RESETS_MOST));
     }

@@ -125,7 +125,7 @@ impl<I> Guard<I> {
                         Step::More => {
                             if head.has_begun(rest) {
                                 watch.phase.set(Phase::Head);
-                            } else if watch.phase.get() != Phase::Fresh {
+                            } else if watch.heads.get() > 0 {
                                 watch.phase.set(Phase::Idle);
                             }
                             return at;

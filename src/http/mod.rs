@@ -5,10 +5,10 @@
 //! a fault to a status. Which request goes where is the flows' to say.
 
 pub mod body;
+mod chunks;
 pub mod client;
 mod connection;
 mod exchange;
-mod chunks;
 pub mod frame_header;
 pub mod frames;
 pub mod guard;
@@ -18,12 +18,12 @@ pub mod h2;
 pub mod head;
 pub mod headers;
 mod meter;
+mod octets;
+pub mod path;
 mod pulse;
 pub mod replay;
 pub mod respond;
 mod serve;
-mod octets;
-pub mod path;
 mod settings;
 pub mod target;
 pub mod tick;
