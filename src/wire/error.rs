@@ -1,5 +1,6 @@
 //! How an exchange on one connection can fail, and what that leaves to the caller.
 
+use super::head::Flaw;
 use http_body::Body;
 use std::{fmt, io};
 
@@ -41,6 +42,16 @@ impl<E> Error<E> {
             self,
             Error::RequestBody(_) | Error::RequestLength | Error::Target
         )
+    }
+}
+
+impl<E> From<Flaw> for Error<E> {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Malformed(what) => Error::Malformed(what),
+            Flaw::TooLarge => Error::HeadTooLarge,
+            Flaw::TooManyFields => Error::TooManyFields,
+        }
     }
 }
 

@@ -6,7 +6,15 @@
 //! hop-by-hop hygiene are the caller's. `docs/decisions/0002-own-http1-client-codec.md` says why hyper does not do it.
 
 mod answer;
+mod decoder;
 mod error;
+mod head;
+mod incoming;
+mod outgoing;
+mod trailers;
+
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, AnswerBody, Upgraded};
 pub use error::{Error, Failure};
@@ -14,6 +22,15 @@ pub use error::{Error, Failure};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    task::coop,
+};
 
 /// What an answer's head, and once more its trailers, may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +80,18 @@ impl<IO> Connection<IO> {
         Connection { io, limits }
     }
 
-    /// False when the peer closed or sent anything while the connection was idle.
-    pub fn is_reusable(&mut self) -> bool {
-        true
+    /// False when the peer closed or sent anything while the connection was idle. Costs no system call unless it did.
+    pub fn is_reusable(&mut self) -> bool
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let mut byte = [0u8; 1];
+        let mut byte = ReadBuf::new(&mut byte);
+        let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut byte));
+        // A task whose budget is spent reads "nothing yet" from every socket, the closed ones included.
+        let mut read = pin!(coop::unconstrained(read));
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(read.as_mut().poll(&mut cx), Poll::Pending)
     }
 
     pub fn into_io(self) -> IO {
@@ -78,7 +104,6 @@ impl<IO> Connection<IO> {
         B: Body<Data = Bytes> + Unpin,
         H: Home<IO>,
     {
-        let _ = (head, self.limits);
-        Answer::new(self.io, body, home)
+        Answer::new(self, &head, body, home)
     }
 }
