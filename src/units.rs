@@ -12,7 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use address::{Address, Hostname, Listen, SocketAddress};
-pub use web::{FieldName, FieldValue, Method, Pattern, Status, UrlPath};
+pub use web::{FieldName, FieldValue, MessageField, Method, Pattern, Status, UrlPath};
+pub(crate) use web::{message_fields, message_names};
 
 /// A text that is not the value it should be; says what would be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

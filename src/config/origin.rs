@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt};
 
-use super::tree::{Entry, Id, Kind, Place, Step, Tree};
+use super::tree::{Entry, Id, Kind, Step, Tree};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +93,21 @@ impl Origins {
         }
     }
 
-    pub(super) fn place(&self, steps: &[Step]) -> Option<Place> {
-        self.node(steps).map(|id| self.tree.place(id))
+    /// Whether nothing at or under these steps was in error.
+    pub(super) fn is_whole(&self, steps: &[Step]) -> bool {
+        let Some(top) = self.node(steps) else {
+            return true;
+        };
+        let within = |id: &Id| self.tree.ancestors(*id).any(|around| around == top);
+        !self.dropped.iter().any(within)
+    }
+
+    /// A scalar as the file has it, where the environment made another of it.
+    pub(super) fn written(&self, steps: &[Step]) -> Option<&str> {
+        match &self.tree.node(self.node(steps)?).kind {
+            Kind::Scalar(scalar) => scalar.from.as_ref().map(|from| from.written.as_str()),
+            _ => None,
+        }
     }
 
     /// Where the value at these steps comes from.

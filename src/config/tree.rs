@@ -203,6 +203,13 @@ impl Tree {
         }
     }
 
+    /// A node, the one around it, and so on to the root.
+    pub fn ancestors(&self, id: Id) -> impl Iterator<Item = Id> {
+        std::iter::successors(Some(id), |id| {
+            self.nodes[*id].up.as_ref().map(|(up, _)| *up)
+        })
+    }
+
     /// The steps from the root.
     pub fn steps(&self, id: Id) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -213,6 +220,42 @@ impl Tree {
         }
         steps.reverse();
         steps
+    }
+}
+
+/// Steps to a value, put together on the way down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Steps(Vec<Step>);
+
+impl Steps {
+    pub fn of(keys: &[&str]) -> Self {
+        Steps(
+            keys.iter()
+                .map(|key| Step::Key((*key).to_owned()))
+                .collect(),
+        )
+    }
+
+    pub fn key(&self, key: &str) -> Self {
+        self.and(Step::Key(key.to_owned()))
+    }
+
+    pub fn index(&self, index: usize) -> Self {
+        self.and(Step::Index(index))
+    }
+
+    fn and(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Steps(steps)
+    }
+}
+
+impl std::ops::Deref for Steps {
+    type Target = [Step];
+
+    fn deref(&self) -> &[Step] {
+        &self.0
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     resilience::settings::Backoff,
-    units::{FieldName, FieldValue, OrNone, Status, Time, distinct, or_none, time_or_none},
+    units::{FieldName, FieldValue, OrNone, Status, Time, message_fields, or_none, time_or_none},
 };
 
 pub use expression::Expression;
@@ -76,7 +76,7 @@ pub struct ReplySettings {
     /// The status; 2xx.
     pub status: Status,
     /// Header fields beside ours.
-    #[serde(deserialize_with = "distinct")]
+    #[serde(deserialize_with = "message_fields")]
     pub headers: BTreeMap<FieldName, FieldValue>,
     /// The body.
     pub body: String,

@@ -71,9 +71,13 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The application's address for one of `ports`.
-    pub fn app_of(&self, port: u16) -> SocketAddress {
-        let named = self.ports.get(&port).and_then(|port| port.app);
-        named.unwrap_or(SocketAddress(([127, 0, 0, 1], port).into()))
+    /// Says the application's address of every port with a listener that has none: the same port on 127.0.0.1.
+    pub fn name_apps(&mut self) {
+        for (port, settings) in &mut self.ports {
+            if !settings.listen.is_none() {
+                let app = SocketAddress(([127, 0, 0, 1], *port).into());
+                settings.app.get_or_insert(app);
+            }
+        }
     }
 }

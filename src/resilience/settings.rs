@@ -28,7 +28,7 @@ pub struct Timeouts {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retry {
     /// Tries in all, the first one included; 1 = never again.
-    #[schemars(range(min = 1, max = 10))]
+    #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
     /// What is tried again: connect, refused, reset, timeout, gateway (502 503 504), 5xx, a status, `grpc: [unavailable]`.
     pub conditions: Vec<Condition>,

@@ -1,6 +1,6 @@
 //! Words of HTTP that stand in the routing file: names and values of header fields, methods, statuses, paths, patterns.
 
-use std::{fmt, ops::Deref, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::Deref, str::FromStr};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -58,6 +58,58 @@ impl FromStr for FieldName {
             Err(_) => invalid(format!("`{text}` is not the name of a header field")),
         }
     }
+}
+
+/// The name of a field that belongs to the message and may be changed: not framing, not one of those that belong to a
+/// connection (RFC 9110 §7.6.1), not `host`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MessageField(pub FieldName);
+
+impl FromStr for MessageField {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let name: FieldName = text.parse()?;
+        match name.as_str() {
+            "host" => invalid("`host` cannot be changed here; `urlRewrite: { hostname }` does"),
+            "connection"
+            | "content-length"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade" => invalid(format!(
+                "`{name}` cannot be changed: it frames the message or belongs to one connection"
+            )),
+            _ => Ok(MessageField(name)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MessageField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        super::text(deserializer, "the name of a header field")
+    }
+}
+
+/// Reads fields whose names may be changed.
+pub(crate) fn message_fields<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<FieldName, FieldValue>, D::Error> {
+    let fields: BTreeMap<MessageField, FieldValue> = super::distinct(deserializer)?;
+    let fields = fields.into_iter();
+    Ok(fields.map(|(name, value)| (name.0, value)).collect())
+}
+
+/// Reads names of fields that may be changed.
+pub(crate) fn message_names<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<FieldName>, D::Error> {
+    let names = Vec::<MessageField>::deserialize(deserializer)?;
+    Ok(names.into_iter().map(|name| name.0).collect())
 }
 
 /// The value of a header field: visible ASCII, spaces and tabs inside.

@@ -1,12 +1,11 @@
 //! What a route changes on the way: the Gateway API's core filters, by its names.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 
-use http::header;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::units::{FieldName, FieldValue, Hostname, Invalid, UrlPath, distinct, text};
+use crate::units::{FieldName, FieldValue, Hostname, UrlPath, message_fields, message_names};
 
 /// One change of a request or an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,13 +26,13 @@ pub enum Filter {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct HeaderModifier {
     /// Fields that replace any of the same name.
-    #[serde(deserialize_with = "own_values")]
+    #[serde(deserialize_with = "message_fields")]
     pub set: BTreeMap<FieldName, FieldValue>,
     /// Fields that are added to those of the same name.
-    #[serde(deserialize_with = "own_values")]
+    #[serde(deserialize_with = "message_fields")]
     pub add: BTreeMap<FieldName, FieldValue>,
     /// Names of fields that are dropped.
-    #[serde(deserialize_with = "own_names")]
+    #[serde(deserialize_with = "message_names")]
     pub remove: Vec<FieldName>,
 }
 
@@ -115,59 +114,4 @@ impl<'de> Deserialize<'de> for RedirectStatus {
             ))),
         }
     }
-}
-
-/// Fields that are the connection's or ours to say (RFC 9110 §7.6.1), not a filter's.
-const NOT_A_FILTERS: [header::HeaderName; 8] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// A field's name that a filter may change.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Own(FieldName);
-
-impl FromStr for Own {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let name: FieldName = text.parse()?;
-        let connection = matches!(name.as_str(), "keep-alive" | "proxy-connection");
-        match &*name {
-            &header::HOST => Err(Invalid(
-                "a filter cannot change `host`; `urlRewrite: { hostname }` does".into(),
-            )),
-            field if connection || NOT_A_FILTERS.contains(field) => Err(Invalid(format!(
-                "a filter cannot change `{name}`: it frames the message or belongs to one connection"
-            ))),
-            _ => Ok(Own(name)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Own {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, "the name of a header field")
-    }
-}
-
-fn own_values<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<FieldName, FieldValue>, D::Error> {
-    let fields: BTreeMap<Own, FieldValue> = distinct(deserializer)?;
-    Ok(fields
-        .into_iter()
-        .map(|(Own(name), value)| (name, value))
-        .collect())
-}
-
-fn own_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FieldName>, D::Error> {
-    let names = Vec::<Own>::deserialize(deserializer)?;
-    Ok(names.into_iter().map(|Own(name)| name).collect())
 }
