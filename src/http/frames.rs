@@ -290,3 +290,153 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::{
+        client::conn::http2 as client, server::conn::http2 as server, service::service_fn,
+    };
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let mut bytes = (payload as u32).to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.resize(bytes.len() + payload, 0);
+        bytes
+    }
+
+    /// How many of such frames a new connection may send at once.
+    async fn allowed(kind: u8, flags: u8, payload: usize, before: impl Fn(&FrameWatch)) -> usize {
+        let watch = Rc::new(FrameWatch::default());
+        before(&watch);
+        let mut stream = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        for _ in 0..20_000 {
+            stream.extend(frame(kind, flags, 1, payload));
+        }
+        // Pieces of an odd length, so that headers are cut.
+        let mut frames = Frames::new(&stream[..], Bytes::new(), watch.clone());
+        let mut piece = [0; 7];
+        loop {
+            match frames.read(&mut piece).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                    assert_eq!(watch.over(), Some(error.to_string()).as_deref());
+                    return watch.frames() as usize - 1;
+                }
+            }
+        }
+        assert_eq!(watch.over(), None);
+        watch.frames() as usize
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_any_control_frame_is_stopped() {
+        for (kind, payload) in [
+            (frame::PING, 8),
+            (frame::SETTINGS, 0),
+            (frame::WINDOW_UPDATE, 4),
+            (frame::PRIORITY, 5),
+            (frame::CONTINUATION, 0),
+            (frame::GOAWAY, 8),
+            (frame::DATA, 0),
+            (0x42, 3),
+        ] {
+            assert_eq!(
+                allowed(kind, 0, payload, |_| {}).await,
+                1_000,
+                "kind {kind}"
+            );
+        }
+        assert_eq!(allowed(frame::RST_STREAM, 0, 4, |_| {}).await, 500);
+        assert_eq!(
+            allowed(0x42, 0, 256, |_| {}).await,
+            500,
+            "payload costs too"
+        );
+    }
+
+    #[tokio::test]
+    async fn frames_that_carry_something_are_free() {
+        assert_eq!(allowed(frame::DATA, 0, 1, |_| {}).await, 20_000);
+        assert_eq!(
+            allowed(frame::DATA, frame::END_STREAM, 0, |_| {}).await,
+            20_000
+        );
+        assert_eq!(allowed(frame::HEADERS, 4, 1, |_| {}).await, 20_000);
+    }
+
+    #[tokio::test]
+    async fn time_streams_and_what_we_send_fill_the_budget() {
+        let ticks = |n: usize| move |watch: &FrameWatch| (0..n).for_each(|_| watch.tick());
+        assert_eq!(allowed(frame::PING, 0, 8, ticks(7)).await, 1_070);
+        assert_eq!(
+            allowed(frame::PING, 0, 8, ticks(100_000)).await,
+            10_000,
+            "it saves at most so many"
+        );
+        assert_eq!(allowed(frame::RST_STREAM, 0, 4, ticks(7)).await, 500);
+        let open = |watch: &FrameWatch| {
+            (0..3).for_each(|_| watch.stream_begins());
+            watch.stream_ends();
+            watch.tick();
+        };
+        assert_eq!(allowed(frame::PING, 0, 8, open).await, 1_014);
+        let sent = |watch: &FrameWatch| (0..10).for_each(|_| watch.sent(16));
+        assert_eq!(allowed(frame::WINDOW_UPDATE, 0, 4, sent).await, 1_005);
+    }
+
+    /// An honest client: many calls, large bodies both ways, in a window that needs thousands of updates.
+    #[tokio::test]
+    async fn an_honest_client_is_never_over() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let watch = Rc::new(FrameWatch::default());
+        let frames = Frames::new(far, Bytes::new(), watch.clone());
+        let service = service_fn(|request: http::Request<hyper::body::Incoming>| async {
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .map(|body| body.to_bytes());
+            Ok::<_, Infallible>(http::Response::new(Full::new(body.unwrap_or_default())))
+        });
+        let local = tokio::task::LocalSet::new();
+        let exchanges = async {
+            let io = TokioIo::new(near);
+            let mut builder = client::Builder::new(TokioExecutor::new());
+            builder
+                .initial_stream_window_size(16_384)
+                .initial_connection_window_size(16_384);
+            let (mut sender, connection) = builder.handshake(io).await.unwrap();
+            tokio::task::spawn_local(connection);
+            for call in 0..200 {
+                let body = Bytes::from(vec![7; if call % 20 == 0 { 4 << 20 } else { 10 }]);
+                let request = http::Request::post("http://a/")
+                    .body(Full::new(body.clone()))
+                    .unwrap();
+                let answer = sender.send_request(request).await.unwrap();
+                assert!(answer.into_body().collect().await.unwrap().to_bytes() == body);
+            }
+        };
+        local
+            .run_until(async {
+                let server = server::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(frames), service);
+                tokio::select! {
+                    () = exchanges => {}
+                    ended = server => panic!("{ended:?}"),
+                }
+            })
+            .await;
+        assert_eq!((watch.over(), watch.streams()), (None, 200));
+        assert!(watch.data_in() > 40 << 20 && watch.bytes_out() > 40 << 20);
+    }
+}

@@ -107,6 +107,50 @@ pub fn clean_response(headers: &mut HeaderMap, version: Version) -> Result<Facts
     clean(headers, version, Message::Response)
 }
 
+/// Takes out of trailers what belongs in a head: who merges them into it must not be told anew where a message
+/// ends, for whom it is and who sent it (RFC 9110 §6.5.1). False: over 100 fields, the message is broken.
+#[must_use]
+pub fn clean_trailers(trailers: &mut HeaderMap) -> bool {
+    const HEADS_ONLY: &[&str] = &[
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    if trailers.len() > MAX_FIELDS {
+        return false;
+    }
+    let heads_only: SmallVec<[HeaderName; 4]> = trailers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            HEADS_ONLY.binary_search(&name).is_ok()
+                || name.starts_with(OURS)
+                || name.starts_with("x-forwarded-")
+        })
+        .cloned()
+        .collect();
+    for name in heads_only {
+        trailers.remove(name);
+    }
+    true
+}
+
 impl Message {
     #[cold]
     fn bad(self, words: &'static str) -> Fault {
@@ -654,6 +698,26 @@ mod tests {
             reason(clean_response(&mut headers, Version::HTTP_2)),
             Reason::AnswerTooLarge
         );
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_a_head_says() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-sum", "1"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "b"),
+            ("authorization", "x"),
+            ("x-forwarded-client-cert", "By=me"),
+            ("x-weft-attempt", "1"),
+        ]);
+        assert!(clean_trailers(&mut trailers));
+        assert_eq!(names(&trailers), ["grpc-status", "x-sum"]);
+        for _ in 0..100 {
+            trailers.append("a", HeaderValue::from_static("x"));
+        }
+        assert!(!clean_trailers(&mut trailers));
     }
 
     #[test]

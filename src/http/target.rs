@@ -13,6 +13,7 @@ use std::{
 use http::{HeaderMap, Method, Uri, Version, header};
 
 use super::{
+    head::MAX_TARGET,
     octets::{self, NAME},
     path,
 };
@@ -85,7 +86,15 @@ pub(super) fn bad(words: &'static str) -> Fault {
     Fault::new(Reason::BadRequest, words)
 }
 
-/// Reads the target of a request. `bad_request` where it could be read two ways or not at all.
+#[cold]
+fn too_long() -> Fault {
+    Fault::new(
+        Reason::UriTooLong,
+        "the request target is longer than 8 KiB",
+    )
+}
+
+/// Reads the target of a request. `uri_too_long` over 8 KiB, `bad_request` where it could be read two ways or not at all.
 pub fn read_target<'a>(
     method: &Method,
     uri: &'a Uri,
@@ -106,6 +115,10 @@ pub fn read_target<'a>(
         Form::Origin | Form::Absolute => path::read(uri.path())?,
     };
     let query = uri.query();
+    // HTTP/1 has been through the guard; HTTP/2 bounds the head alone.
+    if uri.path().len() + query.map_or(0, |query| query.len() + 1) > MAX_TARGET {
+        return Err(too_long());
+    }
     if query.is_some_and(|query| !query.is_ascii()) {
         return Err(bad("a byte in the query that must be escaped"));
     }
@@ -620,6 +633,17 @@ mod tests {
         ] {
             assert!(read_authority(host.as_bytes()).is_err(), "{host:?}");
         }
+    }
+
+    #[test]
+    fn targets_are_bounded() {
+        let reason = |len: usize| {
+            let uri = format!("http://a/{}?b", "x".repeat(len - 3));
+            let request = request(H2, "GET", &uri, &[]);
+            read(&request).err().map(|fault| fault.reason())
+        };
+        assert_eq!(reason(8192), None);
+        assert_eq!(reason(8193), Some(Reason::UriTooLong));
     }
 
     #[test]
