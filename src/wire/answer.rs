@@ -30,6 +30,8 @@ pub struct Answer<IO, B, H> {
     state: Begun<IO, B, H>,
 }
 
+// The large variant is the usual one; a box would cost every request an allocation.
+#[allow(clippy::large_enum_variant)]
 enum Begun<IO, B, H> {
     Going(Exchange<IO, B, H>),
     /// The target was refused. The connection never saw it, but is closed all the same: this is a bug, not traffic.
@@ -59,6 +61,9 @@ pub struct Upgraded<IO> {
     /// Bytes of the new protocol that came with the answer's head.
     pub leftover: Bytes,
 }
+
+/// A frame, or the body's end.
+type Progress<B> = Result<Option<Frame<Bytes>>, Error<<B as Body>::Error>>;
 
 struct Exchange<IO, B, H> {
     io: IO,
@@ -201,14 +206,14 @@ where
             return Poll::Ready(None);
         };
         let frame = ready!(exchange.poll_frame(cx));
-        let failed = matches!(frame, Some(Err(_)));
-        if failed || exchange.decoder == Decoder::Done {
-            let over = mem::replace(&mut self.state, Rest::Over);
-            if let (Rest::Going(exchange), false) = (over, failed) {
-                exchange.finish(cx);
-            }
+        if frame.is_err() {
+            self.state = Rest::Over;
+        } else if exchange.decoder == Decoder::Done
+            && let Rest::Going(exchange) = mem::replace(&mut self.state, Rest::Over)
+        {
+            exchange.finish(cx);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.transpose())
     }
 
     fn is_end_stream(&self) -> bool {
@@ -341,33 +346,22 @@ where
         }
     }
 
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error<B::Error>>>> {
-        if let Err(error) = self.send(cx) {
-            return Poll::Ready(Some(Err(error)));
-        }
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Progress<B>> {
+        self.send(cx)?;
         loop {
-            match self.decoder.step(&mut self.incoming.bytes, &self.limits) {
-                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Step::Trailers(fields)) => {
-                    return Poll::Ready(Some(Ok(Frame::trailers(fields))));
-                }
-                Ok(Step::Done) => return Poll::Ready(None),
-                Ok(Step::More) => {}
-                Err(flaw) => return Poll::Ready(Some(Err(flaw.into()))),
+            match self.decoder.step(&mut self.incoming.bytes, &self.limits)? {
+                Step::Data(data) => return Poll::Ready(Ok(Some(Frame::data(data)))),
+                Step::Trailers(fields) => return Poll::Ready(Ok(Some(Frame::trailers(fields)))),
+                Step::Done => return Poll::Ready(Ok(None)),
+                Step::More => {}
             }
-            match ready!(self.poll_read(self.decoder.left(), cx)) {
-                Ok(0) => {
-                    self.close = true;
-                    return Poll::Ready(match self.decoder.close() {
-                        true => None,
-                        false => Some(Err(self.closed())),
-                    });
-                }
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            if ready!(self.poll_read(self.decoder.left(), cx))? == 0 {
+                self.close = true;
+                let ended = (self.decoder).close(&mut self.incoming.bytes, &self.limits)?;
+                return Poll::Ready(match ended {
+                    true => Ok(None),
+                    false => Err(self.closed()),
+                });
             }
         }
     }

@@ -105,11 +105,16 @@ impl Decoder {
     }
 
     /// The peer closed. True when that is how this body ends.
-    pub(super) fn close(&mut self) -> bool {
-        if *self == Decoder::UntilClose {
-            *self = Decoder::Done;
+    pub(super) fn close(&mut self, bytes: &mut BytesMut, limits: &Limits) -> Result<bool, Flaw> {
+        match self {
+            Decoder::UntilClose => *self = Decoder::Done,
+            // Trailers that were not worth a look before may still say more than "closed".
+            Decoder::Chunk(Chunk::Trailers { .. }) => {
+                head::take_trailers(bytes, limits)?;
+            }
+            _ => {}
         }
-        *self == Decoder::Done
+        Ok(*self == Decoder::Done)
     }
 
     /// The most bytes still worth reading at once.

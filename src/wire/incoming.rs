@@ -1,10 +1,10 @@
 //! The answer's bytes on their way in: a read buffer sized to what comes.
 //!
 //! It starts with what the request left of its buffer or `FIRST` bytes, doubles only after a read filled it, shrinks
-//! again, and never exceeds `MOST` beyond what a head needs: a reserve of 64 KiB a read costs more than it saves on
+//! again, and never reads more than `MOST` at once. A 64 KiB allocation a read would cost more than it saves on
 //! connections that return a TLS record at a time.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use std::{
     future::Future,
     io,
@@ -45,16 +45,26 @@ impl Incoming {
             .want
             .min(usize::try_from(most).unwrap_or(usize::MAX).max(FIRST));
         if self.room() < want / 2 || self.room() == 0 {
-            self.bytes.reserve(want);
+            self.make_room(want);
         }
-        let room = self.room();
-        let read = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
+        let room = self.room().min(want);
+        let mut into = (&mut self.bytes).limit(want);
+        let read = ready!(pin!(io.read_buf(&mut into)).poll(cx))?;
         if read == room {
             self.want = (self.want * 2).min(MOST);
         } else if read < self.want / 4 {
             self.want = (self.want / 2).max(FIRST);
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// `BytesMut` grows what it must keep by doubling; with nothing to keep, only as much as is wanted is allocated.
+    fn make_room(&mut self, want: usize) {
+        if !self.bytes.is_empty() {
+            self.bytes.reserve(want);
+        } else if !self.bytes.try_reclaim(want) {
+            self.bytes = BytesMut::with_capacity(want);
+        }
     }
 
     fn room(&self) -> usize {

@@ -284,7 +284,7 @@ fn a_connection_at_home_carries_the_next_exchange() {
 }
 
 #[test]
-fn a_small_exchange_is_one_write_and_its_futures_are_small() {
+fn a_small_exchange_is_one_write() {
     let socket = Socket::answering([&b"HTTP/1.1 204 No Content\r\n\r\n"[..]], false);
     let headers = HeaderMap::new();
     let answer = Connection::new(socket.clone(), Limits::default()).send(
@@ -294,22 +294,38 @@ fn a_small_exchange_is_one_write_and_its_futures_are_small() {
     );
     run(answer).unwrap().unwrap();
     assert_eq!(socket.0.borrow().writes, 1);
-
-    type Ours = (tokio::net::TcpStream, hyper::body::Incoming, Rc<()>);
-    impl Home<tokio::net::TcpStream> for Rc<()> {
-        fn keep(self, _: Connection<tokio::net::TcpStream>) {}
-    }
-    let around = size_of::<Ours>();
-    assert!(
-        size_of::<crate::wire::Answer<tokio::net::TcpStream, hyper::body::Incoming, Rc<()>>>()
-            <= around + 288
-    );
-    assert!(
-        size_of::<AnswerBody<tokio::net::TcpStream, hyper::body::Incoming, Rc<()>>>()
-            <= around + 296
-    );
-    assert!(size_of::<Connection<()>>() <= 16);
 }
+
+/// What real traffic carries.
+type Real = (tokio::net::TcpStream, hyper::body::Incoming, Nowhere);
+
+struct Nowhere;
+
+impl<IO> Home<IO> for Nowhere {
+    fn keep(self, _: Connection<IO>) {}
+}
+
+#[test]
+fn futures_and_idle_connections_stay_small() {
+    fn beyond<T>(carried: usize) -> usize {
+        size_of::<T>() - carried
+    }
+    let carried = size_of::<Real>();
+    assert!(
+        beyond::<Ours>(carried) <= 256,
+        "{}",
+        beyond::<Ours>(carried)
+    );
+    assert!(
+        beyond::<OurBody>(carried) <= 264,
+        "{}",
+        beyond::<OurBody>(carried)
+    );
+    assert!(beyond::<Connection<tokio::net::TcpStream>>(size_of::<tokio::net::TcpStream>()) <= 16);
+}
+
+type Ours = crate::wire::Answer<tokio::net::TcpStream, hyper::body::Incoming, Nowhere>;
+type OurBody = AnswerBody<tokio::net::TcpStream, hyper::body::Incoming, Nowhere>;
 
 /// Answers that stress every part of the codec, whole and broken.
 const CORPUS: &[&str] = &[
@@ -326,6 +342,9 @@ const CORPUS: &[&str] = &[
     "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
     "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
     "HTTP/1.1 200 OK\na: b\n\n",
+    // Broken where nothing was worth a look before the peer closed.
+    "HTTP/1.1 200 OK\r\na: b\0",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nt: u\0",
 ];
 
 #[test]

@@ -2,13 +2,12 @@
 
 use super::*;
 
+type Whole = Response<AnswerBody<Socket, Empty, Shelf<Socket>>>;
+
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n";
 
-fn upgrade(
-    offered: &'static str,
-    text: &str,
-) -> Option<Result<Response<AnswerBody<Socket, Empty, Shelf<Socket>>>, Failure<Empty>>> {
+fn upgrade(offered: &'static str, text: &str) -> Option<Result<Whole, Failure<Empty>>> {
     let socket = Socket::answering([text.as_bytes()], false);
     let offered = HeaderValue::from_static(offered);
     let headers = HeaderMap::new();
@@ -85,12 +84,7 @@ fn an_upgrade_may_be_declined() {
     assert_eq!(seen.body(), "no");
 }
 
-fn connect(
-    text: &str,
-) -> (
-    Response<AnswerBody<Socket, Empty, Shelf<Socket>>>,
-    Shelf<Socket>,
-) {
+fn connect(text: &str) -> (Whole, Shelf<Socket>) {
     let socket = Socket::answering([text.as_bytes()], false);
     let shelf = Shelf::new();
     let headers = HeaderMap::new();
