@@ -143,35 +143,18 @@ fn broken(error: &hyper::Error) -> Fault {
     Fault::new(Reason::BodyBroken, "the request's body broke off").inside(error.to_string())
 }
 
-/// Who must hear how an answer ended: the endpoint that gave it.
+/// What must hear how an answer ended: the try that brought it. It is dropped when the answer is over.
 pub trait Source {
     /// The answer broke off.
-    fn broke(&self, fault: &Fault);
+    fn broke(&mut self, fault: &Fault);
     /// The answer's gRPC status.
-    fn grpc_ended(&self, status: u16);
-    /// The exchange is over, however it ended.
-    fn left(&self);
-}
-
-/// A place at the endpoint that answers, given up when the answer is over.
-pub struct Seat(Rc<dyn Source>);
-
-impl Seat {
-    pub fn new(source: Rc<dyn Source>) -> Self {
-        Seat(source)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.left();
-    }
+    fn grpc_ended(&mut self, status: u16);
 }
 
 /// An answer's body on its way to a caller.
 pub struct Body {
     kind: Kind,
-    seat: Option<Seat>,
+    source: Option<Box<dyn Source>>,
     exchange: Option<Box<Exchange>>,
 }
 
@@ -205,19 +188,21 @@ impl Body {
     pub(super) fn of(kind: Kind) -> Self {
         Body {
             kind,
-            seat: None,
+            source: None,
             exchange: None,
         }
     }
 
-    pub fn seat(&mut self, seat: Seat) {
-        self.seat = Some(seat);
+    /// Tells `source` how the answer ends.
+    pub fn from(&mut self, source: Box<dyn Source>) {
+        self.source = Some(source);
     }
 
     /// Gives the record to the body: it is spent when the body is over. Its status is noted by then.
     pub fn carry(&mut self, mut exchange: Box<Exchange>) {
         if self.kind.is_end_stream() {
             exchange.finished();
+            self.source = None;
         } else {
             self.exchange = Some(exchange);
         }
@@ -240,11 +225,11 @@ impl Body {
 
     fn over(&mut self, failure: Option<Fault>) {
         if let Some(fault) = &failure
-            && let Some(seat) = &self.seat
+            && let Some(source) = &mut self.source
         {
-            seat.0.broke(fault);
+            source.broke(fault);
         }
-        self.seat = None;
+        self.source = None;
         if let Some(mut exchange) = self.exchange.take() {
             match failure {
                 Some(fault) => exchange.failed(fault),
@@ -254,8 +239,8 @@ impl Body {
     }
 
     fn grpc_ended(&mut self, status: u16) {
-        if let Some(seat) = &self.seat {
-            seat.0.grpc_ended(status);
+        if let Some(source) = &mut self.source {
+            source.grpc_ended(status);
         }
         if let Some(exchange) = &mut self.exchange {
             exchange.grpc_ended(status);

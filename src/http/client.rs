@@ -29,8 +29,10 @@ use crate::{
 pub trait Landlord {
     /// True when a connection should rather be closed than pooled: another worker waits for its place.
     fn wants_back(&self) -> bool;
-    /// A connection, or a stream of one, became free.
+    /// A connection, or a stream of one, became free: one waiter can go on.
     fn freed(&self);
+    /// A connection was made, failed or closed: every waiter looks again.
+    fn changed(&self);
     /// So many interim (1xx) answers were dropped.
     fn interim(&self, count: u16);
 }
@@ -294,7 +296,7 @@ impl Dialling {
 impl Drop for Dialling {
     fn drop(&mut self) {
         self.0.dialling.set(self.0.dialling.get() - 1);
-        self.0.landlord.freed();
+        self.0.landlord.changed();
     }
 }
 

@@ -57,6 +57,11 @@ impl Record {
         })))
     }
 
+    /// True while another try could still send all of it.
+    pub fn is_whole(&self) -> bool {
+        !self.0.borrow().outgrown
+    }
+
     /// The body from its beginning; none once it has outgrown the record. The try before must be over.
     pub fn again(&self) -> Option<RequestBody> {
         let outgrown = self.0.borrow().outgrown;
