@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -154,6 +155,7 @@ pub trait Source {
 /// An answer's body on its way to a caller.
 pub struct Body {
     kind: Kind,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     source: Option<Box<dyn Source>>,
     exchange: Option<Box<Exchange>>,
 }
@@ -188,6 +190,7 @@ impl Body {
     pub(super) fn of(kind: Kind) -> Self {
         Body {
             kind,
+            deadline: None,
             source: None,
             exchange: None,
         }
@@ -196,6 +199,13 @@ impl Body {
     /// Tells `source` how the answer ends.
     pub fn from(&mut self, source: Box<dyn Source>) {
         self.source = Some(source);
+    }
+
+    /// An answer that is not over by then breaks off; a gRPC one ends with DEADLINE_EXCEEDED.
+    pub fn ends_by(&mut self, at: Instant) {
+        if !self.kind.is_end_stream() {
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(at.into())));
+        }
     }
 
     /// Gives the record to the body: it is spent when the body is over. Its status is noted by then.
@@ -221,6 +231,30 @@ impl Body {
         let rest = std::mem::replace(&mut self.kind, Kind::Empty);
         self.kind = Kind::Peeked(Box::new(Peeked { first, rest }));
         peek
+    }
+
+    #[inline]
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some(deadline) = &mut self.deadline else {
+            return Poll::Pending;
+        };
+        ready!(deadline.as_mut().poll(cx));
+        self.kind = Kind::Empty;
+        self.source = None;
+        let fault = Fault::new(
+            Reason::RequestTimeout,
+            "the answer took longer than the call may",
+        );
+        if !self.exchange.as_ref().is_some_and(|exchange| exchange.grpc) {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let words = fault.public_words().to_owned();
+        if let Some(exchange) = &mut self.exchange {
+            exchange.failed(fault);
+        }
+        let trailers =
+            super::respond::grpc_trailers(super::respond::grpc::DEADLINE_EXCEEDED, &words);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn over(&mut self, failure: Option<Fault>) {
@@ -270,7 +304,10 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        let frame = ready!(this.kind.poll_frame(cx));
+        let frame = match this.kind.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => ready!(this.poll_deadline(cx)),
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
-use crate::{
-    fault::Reason,
-    telemetry::{Direction, Registry},
-};
+use crate::{fault::Reason, telemetry::Direction};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] = [
@@ -33,7 +31,7 @@ pub struct Metrics {
     accepted: IntCounterVec,
     closed: IntCounterVec,
     pub panics: IntCounter,
-    pub accept_errors: IntCounter,
+    accept_errors: IntCounter,
 }
 
 impl Metrics {
@@ -134,6 +132,7 @@ impl Metrics {
             accepted: self.accepted.with_label_values(&[word]),
             closed: self.closed.clone(),
             faults: self.faults.clone(),
+            accept_errors: self.accept_errors.clone(),
             direction,
         }
     }
@@ -173,6 +172,7 @@ pub struct ListenerMeter {
     accepted: IntCounter,
     closed: IntCounterVec,
     faults: IntCounterVec,
+    accept_errors: IntCounter,
     direction: Direction,
 }
 
@@ -196,6 +196,11 @@ impl ListenerMeter {
         self.faults
             .with_label_values(&[self.direction.word(), reason.word()])
             .inc();
+    }
+
+    #[cold]
+    pub fn accept_failed(&self) {
+        self.accept_errors.inc();
     }
 
     pub fn direction(&self) -> Direction {

@@ -4,6 +4,7 @@
 //! one connection, by `wire` or `h2`. One `Exchange` is the record of one request; `respond` has the only table from
 //! a fault to a status. Which request goes where is the flows' to say.
 
+mod accept;
 pub mod body;
 mod chunks;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod head;
 pub mod headers;
 mod meter;
 mod octets;
+pub mod passage;
 pub mod path;
 mod pulse;
 pub mod replay;
@@ -29,6 +31,7 @@ pub mod target;
 pub mod tick;
 pub mod watch;
 
+pub use accept::{Cap, Entrance};
 pub use body::{Body, RequestBody};
 pub use connection::{Connection, Desk, Door, Order};
 pub use exchange::{Exchange, Trail};

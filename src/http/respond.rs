@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::body::Body;
 use crate::fault::{Fault, Reason};
@@ -126,14 +126,18 @@ fn plain(status: StatusCode, words: String) -> Response<Body> {
 /// A gRPC answer without a message (Trailers-Only in PROTOCOL-HTTP2.md).
 pub fn trailers_only(code: u16, words: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert("grpc-status", HeaderValue::from(code));
-    headers.insert("grpc-message", grpc_message(words));
+    *response.headers_mut() = grpc_trailers(code, words);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
     response
+}
+
+/// A status as trailers have it.
+pub fn grpc_trailers(code: u16, words: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(code));
+    trailers.insert("grpc-message", grpc_message(words));
+    trailers
 }
 
 /// Percent-encodes all but printable ASCII and `%` itself, as `grpc-message` demands.

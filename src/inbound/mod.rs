@@ -1,5 +1,167 @@
 //! From a peer to the application beside us.
+//!
+//! A connection's path: accept → which HTTP → `http::serve` → `stack`. There is one callee, so nothing is balanced;
+//! a request that provably did not reach it is sent once more.
 
 mod settings;
+mod stack;
 
-pub use settings::{PortSettings, Protocol, Settings};
+pub use settings::*;
+pub use stack::Stack;
+
+use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use crate::{
+    http::{
+        Door, Metrics, RouteMeter,
+        client::{Keeping, Landlord, Peer},
+        tick::Tick,
+    },
+    telemetry::Direction,
+};
+
+/// The application is on this machine: it accepts at once or not at all.
+const CONNECT: Duration = Duration::from_millis(300);
+/// Shorter than Node's 5 s, so that no connection is reused as the application closes it.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// The file's inbound half, compiled.
+pub struct Plan {
+    main: Option<Arc<App>>,
+    ports: BTreeMap<u16, Arc<App>>,
+}
+
+/// A port of the application.
+pub struct App {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    pub meter: Arc<RouteMeter>,
+}
+
+impl Plan {
+    pub fn compile(settings: &Settings, metrics: &Metrics) -> Self {
+        let app = |name: String, address: SocketAddr, protocol| {
+            let meter = metrics.route(Direction::Inbound, &name);
+            Arc::new(App {
+                name: name.into(),
+                address,
+                protocol,
+                meter,
+            })
+        };
+        let main = settings.app.map(|address| {
+            let port = settings.ports.get(&address.0.port());
+            app(
+                "app".into(),
+                address.0,
+                port.map_or(Protocol::Auto, |port| port.protocol),
+            )
+        });
+        let ports = settings
+            .ports
+            .iter()
+            .map(|(number, port)| {
+                (
+                    *number,
+                    app(
+                        format!("port-{number}"),
+                        settings.app_of(*number).0,
+                        port.protocol,
+                    ),
+                )
+            })
+            .collect();
+        Plan { main, ports }
+    }
+
+    fn apps(&self) -> impl Iterator<Item = (Door, &Arc<App>)> {
+        let main = self.main.iter().map(|app| (Door::Main, app));
+        main.chain(
+            self.ports
+                .iter()
+                .map(|(number, app)| (Door::Port(*number), app)),
+        )
+    }
+}
+
+/// A plan as one worker follows it.
+pub struct Local {
+    ways: Vec<(Door, Way)>,
+}
+
+#[derive(Clone)]
+struct Way {
+    app: Arc<App>,
+    peer: Rc<Peer>,
+}
+
+/// The application's connections have no limit of ours: it is what callers came for.
+struct Open {
+    interim: prometheus::IntCounter,
+}
+
+impl Landlord for Open {
+    fn wants_back(&self) -> bool {
+        false
+    }
+
+    fn freed(&self) {}
+
+    fn changed(&self) {}
+
+    fn interim(&self, count: u16) {
+        self.interim.inc_by(count.into());
+    }
+}
+
+impl Local {
+    /// Takes over the connections of `before` to addresses that are still the application's.
+    pub fn new(
+        plan: &Plan,
+        before: Option<&Local>,
+        tick: &Rc<Tick>,
+        interim: &prometheus::IntCounter,
+    ) -> Rc<Self> {
+        let landlord: Rc<dyn Landlord> = Rc::new(Open {
+            interim: interim.clone(),
+        });
+        let ways: Vec<(Door, Way)> = plan
+            .apps()
+            .map(|(door, app)| {
+                let same = before
+                    .and_then(|before| before.way(&door))
+                    .filter(|way| way.app.address == app.address);
+                let peer = same.map(|way| way.peer.clone()).unwrap_or_else(|| {
+                    let keeping = Keeping {
+                        connect_timeout: CONNECT,
+                        idle: IDLE,
+                    };
+                    Peer::new(app.address, keeping, landlord.clone(), tick)
+                });
+                (
+                    door,
+                    Way {
+                        app: app.clone(),
+                        peer,
+                    },
+                )
+            })
+            .collect();
+        if let Some(before) = before {
+            for (_, old) in &before.ways {
+                if !ways.iter().any(|(_, new)| Rc::ptr_eq(&new.peer, &old.peer)) {
+                    old.peer.retire();
+                }
+            }
+        }
+        Rc::new(Local { ways })
+    }
+
+    fn way(&self, door: &Door) -> Option<&Way> {
+        self.ways
+            .iter()
+            .find(|(own, _)| own == door)
+            .map(|(_, way)| way)
+    }
+}

@@ -107,8 +107,17 @@ pub struct Call<'a> {
 
 impl Cluster {
     /// Must be called on the worker's runtime: it follows the upstream's endpoints by tasks of its own.
-    pub fn new(upstream: &Arc<Upstream>, tick: &Rc<Tick>, interim: &prometheus::IntCounter) -> Rc<Self> {
-        let freed = Rc::new(Freed { upstream: upstream.clone(), notify: Notify::new(), waiting: Cell::new(0), interim: interim.clone() });
+    pub fn new(
+        upstream: &Arc<Upstream>,
+        tick: &Rc<Tick>,
+        interim: &prometheus::IntCounter,
+    ) -> Rc<Self> {
+        let freed = Rc::new(Freed {
+            upstream: upstream.clone(),
+            notify: Notify::new(),
+            waiting: Cell::new(0),
+            interim: interim.clone(),
+        });
         let cluster = Rc::new(Cluster {
             upstream: upstream.clone(),
             endpoints: RefCell::new(Rc::new([])),
@@ -123,8 +132,14 @@ impl Cluster {
         cluster.follow(&members.borrow_and_update().clone());
         let hunger = upstream.breaker.connections().hunger();
         let tasks = [
-            Owned(tokio::task::spawn_local(follow_members(Rc::downgrade(&cluster), members))),
-            Owned(tokio::task::spawn_local(follow_hunger(Rc::downgrade(&cluster), hunger))),
+            Owned(tokio::task::spawn_local(follow_members(
+                Rc::downgrade(&cluster),
+                members,
+            ))),
+            Owned(tokio::task::spawn_local(follow_hunger(
+                Rc::downgrade(&cluster),
+                hunger,
+            ))),
         ];
         cluster._watchers.borrow_mut().extend(tasks);
         cluster
@@ -142,13 +157,17 @@ impl Cluster {
     fn follow(&self, members: &Members) {
         let before = self.endpoints();
         let landlord: Rc<dyn Landlord> = self.freed.clone();
-        let keeping = Keeping { connect_timeout: self.connect_timeout(), idle: IDLE };
+        let keeping = Keeping {
+            connect_timeout: self.connect_timeout(),
+            idle: IDLE,
+        };
         let now: Rc<[Rc<Endpoint>]> = members
             .list
             .iter()
             .map(|member| {
                 let same = before.iter().find(|endpoint| {
-                    endpoint.peer.address() == member.address && Arc::ptr_eq(&endpoint.health, &member.health)
+                    endpoint.peer.address() == member.address
+                        && Arc::ptr_eq(&endpoint.health, &member.health)
                 });
                 same.cloned().unwrap_or_else(|| {
                     let peer = Peer::new(member.address, keeping, landlord.clone(), &self.tick);
@@ -156,7 +175,10 @@ impl Cluster {
                 })
             })
             .collect();
-        for gone in before.iter().filter(|old| !now.iter().any(|new| Rc::ptr_eq(old, new))) {
+        for gone in before
+            .iter()
+            .filter(|old| !now.iter().any(|new| Rc::ptr_eq(old, new)))
+        {
             gone.peer.retire();
         }
         *self.endpoints.borrow_mut() = now;
@@ -208,7 +230,10 @@ impl Cluster {
             call.trail.endpoint = Some(endpoint.peer.address());
             let mut attempt = Try::new(endpoint.clone(), probe, Instant::now());
             let tried = match call.backend_request {
-                None => self.once(&endpoint, http2, call.outgoing, body, call.deadline).await,
+                None => {
+                    self.once(&endpoint, http2, call.outgoing, body, call.deadline)
+                        .await
+                }
                 Some(limit) => {
                     let once = self.once(&endpoint, http2, call.outgoing, body, call.deadline);
                     Box::pin(within(limit, once)).await
@@ -216,7 +241,15 @@ impl Cluster {
             };
             let refused = match tried {
                 Ok(response) => {
-                    match self.judge(&mut attempt, response, &call, bodiless || record.as_ref().is_some_and(Record::is_whole)).await {
+                    match self
+                        .judge(
+                            &mut attempt,
+                            response,
+                            &call,
+                            bodiless || record.as_ref().is_some_and(Record::is_whole),
+                        )
+                        .await
+                    {
                         Judged::Pass(mut response) => {
                             attempt.holds(pass);
                             response.body_mut().from(Box::new(attempt));
@@ -256,7 +289,13 @@ impl Cluster {
             Some(lease) => lease,
             None => match Box::pin(self.connect(endpoint, http2, deadline)).await {
                 Ok(lease) => lease,
-                Err(fault) => return Err(client::Failed { fault, body: Some(body), stale: false }),
+                Err(fault) => {
+                    return Err(client::Failed {
+                        fault,
+                        body: Some(body),
+                        stale: false,
+                    });
+                }
             },
         };
         client::send(lease, outgoing, body, &endpoint.peer).await
@@ -271,7 +310,11 @@ impl Cluster {
         {
             return Some((only.clone(), None));
         }
-        if let Some((at, probe)) = self.upstream.outlier.probe(endpoints.len(), |at| &endpoints[at].health, now) {
+        if let Some((at, probe)) =
+            self.upstream
+                .outlier
+                .probe(endpoints.len(), |at| &endpoints[at].health, now)
+        {
             return Some((endpoints[at].clone(), Some(probe)));
         }
         let load = |at: usize| match self.picker.policy() {
@@ -280,28 +323,38 @@ impl Cluster {
         };
         let avoided = |at: usize| avoid.is_some_and(|avoid| Rc::ptr_eq(avoid, &endpoints[at]));
         let usable = |at: usize| endpoints[at].health.is_usable();
-        let chosen = self.picker.pick(endpoints.len(), load, usable, avoided).or_else(|| {
-            (self.upstream.settings.panic == Panic::RouteAll)
-                .then(|| self.picker.pick(endpoints.len(), load, |_| true, avoided))
-                .flatten()
-        })?;
+        let chosen = self
+            .picker
+            .pick(endpoints.len(), load, usable, avoided)
+            .or_else(|| {
+                (self.upstream.settings.panic == Panic::RouteAll)
+                    .then(|| self.picker.pick(endpoints.len(), load, |_| true, avoided))
+                    .flatten()
+            })?;
         Some((endpoints[chosen].clone(), None))
     }
 
     /// No endpoint was usable: waits for the source's first answer, at most the connect timeout, or says why.
-    async fn await_endpoint(&self, deadline: Deadline) -> Result<(Rc<Endpoint>, Option<Probe>), Fault> {
+    async fn await_endpoint(
+        &self,
+        deadline: Deadline,
+    ) -> Result<(Rc<Endpoint>, Option<Probe>), Fault> {
         let mut members = self.upstream.members();
         if !members.borrow().known {
             let wait = deadline.of_try(Instant::now(), Some(self.connect_timeout()));
             let left = wait.left(Instant::now()).unwrap_or(self.connect_timeout());
             let _pending = self.upstream.breaker.pending()?;
-            let known = tokio::time::timeout(left, members.wait_for(|members| members.known)).await;
-            let Ok(Ok(_)) = known else {
+            let known = async { members.wait_for(|members| members.known).await.is_ok() };
+            let known = tokio::time::timeout(left, known).await.unwrap_or(false);
+            if !known {
                 return Err(Fault::new(
                     Reason::Unresolved,
-                    format!("no address is known yet for {}: its name has not been resolved", self.upstream.name),
+                    format!(
+                        "no address is known yet for {}: its name has not been resolved",
+                        self.upstream.name
+                    ),
                 ));
-            };
+            }
             let now = members.borrow().clone();
             self.follow(&now);
         }
@@ -321,15 +374,26 @@ impl Cluster {
             members
                 .list
                 .iter()
-                .filter(|member| matches!(member.health.state(now), resilience::State::Healthy { .. }) != ejected)
+                .filter(|member| {
+                    matches!(member.health.state(now), resilience::State::Healthy { .. }) != ejected
+                })
                 .count()
         };
-        let words = format!("no usable endpoint for {name}: {} known, {} ejected", members.list.len(), count(true));
+        let words = format!(
+            "no usable endpoint for {name}: {} known, {} ejected",
+            members.list.len(),
+            count(true)
+        );
         Fault::new(Reason::NoEndpoint, words)
     }
 
     /// A connection below the limit: a new one, or the next that is free.
-    async fn connect(self: &Rc<Self>, endpoint: &Rc<Endpoint>, http2: bool, deadline: Deadline) -> Result<Lease, Fault> {
+    async fn connect(
+        self: &Rc<Self>,
+        endpoint: &Rc<Endpoint>,
+        http2: bool,
+        deadline: Deadline,
+    ) -> Result<Lease, Fault> {
         if !(http2 && endpoint.peer.is_dialling())
             && let Some(permit) = self.upstream.breaker.try_connection()
         {
@@ -379,7 +443,12 @@ impl Cluster {
         }
     }
 
-    async fn dial(&self, endpoint: &Rc<Endpoint>, http2: bool, held: Box<dyn std::any::Any>) -> Result<Lease, Fault> {
+    async fn dial(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        http2: bool,
+        held: Box<dyn std::any::Any>,
+    ) -> Result<Lease, Fault> {
         let lease = endpoint.peer.dial(http2, held).await;
         match &lease {
             Ok(_) => self.upstream.meter.dialled.inc(),
@@ -416,11 +485,23 @@ impl Cluster {
     }
 
     /// Whether an answer passes or another try replaces it.
-    async fn judge(&self, attempt: &mut Try, mut response: Response<Body>, call: &Call<'_>, replayable: bool) -> Judged {
+    async fn judge(
+        &self,
+        attempt: &mut Try,
+        mut response: Response<Body>,
+        call: &Call<'_>,
+        replayable: bool,
+    ) -> Judged {
         let status = response.status().as_u16();
-        let code = if call.grpc { Some(grpc_status(response.headers())) } else { None };
+        let code = if call.grpc {
+            Some(grpc_status(response.headers()))
+        } else {
+            None
+        };
         let failure = match code {
-            Some(Some(code)) if code != 0 => Some(resilience::Failure::Grpc(u8::try_from(code).unwrap_or(2))),
+            Some(Some(code)) if code != 0 => {
+                Some(resilience::Failure::Grpc(u8::try_from(code).unwrap_or(2)))
+            }
             _ if status >= 400 => Some(resilience::Failure::Status(status)),
             Some(None) if status == 200 && call.retry.wants_grpc_trailers() => {
                 match Box::pin(tokio::time::timeout(PEEK, response.body_mut().peek())).await {
@@ -434,7 +515,9 @@ impl Cluster {
             _ => None,
         };
         attempt.answered(status, code);
-        let Some(failure) = failure else { return Judged::Pass(response) };
+        let Some(failure) = failure else {
+            return Judged::Pass(response);
+        };
         let decision = self.ask(call, failure, replayable, retry_after(&response));
         match decision {
             Decision::Retry { after } => {
@@ -461,7 +544,12 @@ impl Cluster {
             return Err(fault);
         }
         let replayable = bodiless || body.is_some() || record.is_some_and(Record::is_whole);
-        match self.ask(call, resilience::Failure::of(&fault, stale), replayable, None) {
+        match self.ask(
+            call,
+            resilience::Failure::of(&fault, stale),
+            replayable,
+            None,
+        ) {
             Decision::Retry { after } => Ok(Refused { after, body }),
             Decision::Pass | Decision::Keep(_) => Err(self.told(fault, call)),
         }
@@ -482,7 +570,13 @@ impl Cluster {
             left: call.deadline.left(now),
             replayable,
         };
-        let decision = call.retry.decide(failure, facts, &self.upstream.budget, now, &mut self.rng.borrow_mut());
+        let decision = call.retry.decide(
+            failure,
+            facts,
+            &self.upstream.budget,
+            now,
+            &mut self.rng.borrow_mut(),
+        );
         if let Decision::Keep(why) = decision {
             self.upstream.meter.resilience.kept(why).inc();
             if why == Kept::Replay {
@@ -558,8 +652,15 @@ async fn within(
     match tokio::time::timeout(limit, once).await {
         Ok(tried) => tried,
         Err(_) => {
-            let fault = Fault::new(Reason::TryTimeout, format!("no answer within {limit:?} (timeouts.backendRequest)"));
-            Err(client::Failed { fault, body: None, stale: false })
+            let fault = Fault::new(
+                Reason::TryTimeout,
+                format!("no answer within {limit:?} (timeouts.backendRequest)"),
+            );
+            Err(client::Failed {
+                fault,
+                body: None,
+                stale: false,
+            })
         }
     }
 }
@@ -571,15 +672,22 @@ pub fn retry_after<T>(response: &Response<T>) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+    Some(
+        date.duration_since(std::time::SystemTime::now())
+            .unwrap_or_default(),
+    )
 }
 
 /// Reads what is left of an answer that nobody wants, so that its connection can be used again.
 async fn drain(mut body: Body) {
     let read = async {
         let mut left = DRAIN.0;
-        while let Some(Ok(frame)) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
-            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else { return };
+        while let Some(Ok(frame)) =
+            std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await
+        {
+            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else {
+                return;
+            };
             left = rest;
         }
     };
@@ -588,7 +696,9 @@ async fn drain(mut body: Body) {
 
 async fn follow_members(cluster: Weak<Cluster>, mut members: watch::Receiver<Members>) {
     while members.changed().await.is_ok() {
-        let Some(cluster) = cluster.upgrade() else { return };
+        let Some(cluster) = cluster.upgrade() else {
+            return;
+        };
         let now = members.borrow_and_update().clone();
         cluster.follow(&now);
     }
@@ -597,7 +707,9 @@ async fn follow_members(cluster: Weak<Cluster>, mut members: watch::Receiver<Mem
 /// Another worker's call waits for a place: give up an idle connection of ours.
 async fn follow_hunger(cluster: Weak<Cluster>, mut hunger: watch::Receiver<u64>) {
     while hunger.changed().await.is_ok() {
-        let Some(cluster) = cluster.upgrade() else { return };
+        let Some(cluster) = cluster.upgrade() else {
+            return;
+        };
         if cluster.upstream.breaker.connections().is_starving() {
             cluster.shed();
         }

@@ -1,10 +1,6 @@
 //! One endpoint as one worker sees it, and the seat that a call has there until its answer is over.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::Instant,
-};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use super::upstream::{Member, Upstream};
 use crate::{
@@ -45,7 +41,13 @@ pub struct Try {
 impl Try {
     pub fn new(endpoint: Rc<Endpoint>, probe: Option<Probe>, now: Instant) -> Self {
         let flight = endpoint.ewma.start(now);
-        Try { endpoint, flight, probe, undecided: false, pass: None }
+        Try {
+            endpoint,
+            flight,
+            probe,
+            undecided: false,
+            pass: None,
+        }
     }
 
     pub fn endpoint(&self) -> &Rc<Endpoint> {

@@ -1,6 +1,6 @@
 //! A route's filters, compiled: what is changed of a request on its way out, and of the answer on its way back.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request::Parts};
 
 use super::{Filter, HeaderModifier, PathRewrite, RequestRedirect, Scheme};
 use crate::{
@@ -33,7 +33,10 @@ struct Modifier {
 /// What becomes of a path; a prefix is one of those that the route's matches name.
 enum Path {
     Full(Box<str>),
-    Prefix { matched: Vec<Box<str>>, with: Box<str> },
+    Prefix {
+        matched: Vec<Box<str>>,
+        with: Box<str>,
+    },
 }
 
 struct Redirect {
@@ -47,20 +50,36 @@ impl Filters {
         for filter in filters {
             match filter {
                 Filter::RequestHeaderModifier(modifier) => {
-                    compiled.request.push(Change::Headers(Modifier::compile(modifier)));
+                    compiled
+                        .request
+                        .push(Change::Headers(Modifier::compile(modifier)));
                 }
-                Filter::ResponseHeaderModifier(modifier) => compiled.response.push(Modifier::compile(modifier)),
+                Filter::ResponseHeaderModifier(modifier) => {
+                    compiled.response.push(Modifier::compile(modifier))
+                }
                 Filter::UrlRewrite(rewrite) => {
-                    if let Some(host) = rewrite.hostname.as_ref().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+                    if let Some(host) = rewrite
+                        .hostname
+                        .as_ref()
+                        .and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+                    {
                         compiled.request.push(Change::Host(host));
                     }
                     if let Some(path) = &rewrite.path {
-                        compiled.request.push(Change::Path(Path::compile(path, matches)));
+                        compiled
+                            .request
+                            .push(Change::Path(Path::compile(path, matches)));
                     }
                 }
                 Filter::RequestRedirect(redirect) => {
-                    let path = redirect.path.as_ref().map(|path| Path::compile(path, matches));
-                    compiled.redirect = Some(Redirect { said: redirect.clone(), path });
+                    let path = redirect
+                        .path
+                        .as_ref()
+                        .map(|path| Path::compile(path, matches));
+                    compiled.redirect = Some(Redirect {
+                        said: redirect.clone(),
+                        path,
+                    });
                 }
             }
         }
@@ -82,7 +101,11 @@ impl Filters {
                 Change::Path(path) => {
                     let rewritten = path.rewrite(head.uri.path(), head.uri.query());
                     head.uri = rewritten.parse().map_err(|_| {
-                        Fault::new(Reason::Internal, "the route's urlRewrite made a path that is none").inside(rewritten)
+                        Fault::new(
+                            Reason::Internal,
+                            "the route's urlRewrite made a path that is none",
+                        )
+                        .inside(rewritten)
                     })?;
                 }
             }
@@ -103,23 +126,31 @@ impl Filters {
             Some(Scheme::Https) => "https",
             Some(Scheme::Http) | None => "http",
         };
-        let host = redirect.said.hostname.as_ref().map_or(host, |host| host.as_str());
+        let host = redirect
+            .said
+            .hostname
+            .as_ref()
+            .map_or(host, |host| host.as_str());
         // A port that was only the old scheme's is not the new one's.
-        let port = redirect.said.port.or(port.filter(|_| redirect.said.scheme.is_none()));
+        let port = redirect
+            .said
+            .port
+            .or(port.filter(|_| redirect.said.scheme.is_none()));
         let authority = match port {
             Some(port) if !is_default(scheme, port) => format!("{host}:{port}"),
             _ => host.to_owned(),
         };
         let path = match &redirect.path {
             Some(path) => path.rewrite(head.uri.path(), head.uri.query()),
-            None => head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            None => head
+                .uri
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
         };
         let location = HeaderValue::from_str(&format!("{scheme}://{authority}{path}")).ok()?;
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = match (redirect.said.status_code.code(), &head.method) {
-            (StatusCode::FOUND, &Method::GET | &Method::HEAD) => StatusCode::FOUND,
-            (status, _) => status,
-        };
+        *response.status_mut() = redirect.said.status_code.code();
         response.headers_mut().insert(header::LOCATION, location);
         self.response(response.headers_mut());
         Some(response)
@@ -133,7 +164,9 @@ fn is_default(scheme: &str, port: u16) -> bool {
 impl Modifier {
     fn compile(said: &HeaderModifier) -> Self {
         let pairs = |fields: &std::collections::BTreeMap<_, _>| {
-            let pair = |(name, value): (&crate::units::FieldName, &crate::units::FieldValue)| (name.0.clone(), value.0.clone());
+            let pair = |(name, value): (&crate::units::FieldName, &crate::units::FieldValue)| {
+                (name.0.clone(), value.0.clone())
+            };
             fields.iter().map(pair).collect()
         };
         Modifier {
@@ -159,15 +192,18 @@ impl Modifier {
 impl Path {
     fn compile(said: &PathRewrite, matches: &[Match]) -> Self {
         match said {
-            PathRewrite::ReplaceFullPath(path) => Path::Full(path.as_str().into()),
+            PathRewrite::ReplaceFullPath(path) => Path::Full((**path).into()),
             PathRewrite::ReplacePrefixMatch(path) => {
                 let prefix = |matched: &Match| match &matched.path {
-                    Some(PathMatch::Prefix(prefix)) => Some(prefix.as_str().trim_end_matches('/').into()),
+                    Some(PathMatch::Prefix(prefix)) => Some(prefix.trim_end_matches('/').into()),
                     _ => None,
                 };
                 let mut matched: Vec<Box<str>> = matches.iter().filter_map(prefix).collect();
                 matched.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
-                Path::Prefix { matched, with: path.as_str().trim_end_matches('/').into() }
+                Path::Prefix {
+                    matched,
+                    with: path.trim_end_matches('/').into(),
+                }
             }
         }
     }
@@ -211,11 +247,20 @@ mod tests {
             (&["/a", "/a/b"], "/x", "/a/b/c", "/x/c"),
         ];
         for (prefixes, with, path, expected) in table {
-            let mut matched: Vec<Box<str>> = prefixes.iter().map(|prefix| prefix.trim_end_matches('/').into()).collect();
+            let mut matched: Vec<Box<str>> = prefixes
+                .iter()
+                .map(|prefix| prefix.trim_end_matches('/').into())
+                .collect();
             matched.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
-            let rewrite = Path::Prefix { matched, with: with.trim_end_matches('/').into() };
+            let rewrite = Path::Prefix {
+                matched,
+                with: with.trim_end_matches('/').into(),
+            };
             assert_eq!(rewrite.rewrite(path, None), expected);
-            assert_eq!(rewrite.rewrite(path, Some("q=1")), format!("{expected}?q=1"));
+            assert_eq!(
+                rewrite.rewrite(path, Some("q=1")),
+                format!("{expected}?q=1")
+            );
         }
     }
 }

@@ -10,14 +10,11 @@ use std::{
     time::Instant,
 };
 
-use prometheus::{IntCounter, IntGaugeVec, IntCounterVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 
 use super::UpstreamSettings;
-use crate::{
-    resilience::{self, Breaker, Budget, Health, Outlier, UpstreamMetrics},
-    telemetry::Registry,
-};
+use crate::resilience::{self, Breaker, Budget, Health, Outlier, UpstreamMetrics};
 
 /// The metrics of this room.
 #[derive(Clone)]
@@ -31,21 +28,35 @@ pub struct Metrics {
 impl Metrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let endpoints = IntGaugeVec::new(
-            Opts::new("weft_endpoints", "Endpoints of an upstream, by state: healthy, ejected or probing."),
+            Opts::new(
+                "weft_endpoints",
+                "Endpoints of an upstream, by state: healthy, ejected or probing.",
+            ),
             &["upstream", "state"],
         )?;
         registry.register(Box::new(endpoints.clone()))?;
         let tries = IntCounterVec::new(
-            Opts::new("weft_upstream_tries_total", "Tries sent to an upstream, by how each ended."),
+            Opts::new(
+                "weft_upstream_tries_total",
+                "Tries sent to an upstream, by how each ended.",
+            ),
             &["upstream", "outcome"],
         )?;
         registry.register(Box::new(tries.clone()))?;
         let dials = IntCounterVec::new(
-            Opts::new("weft_upstream_dials_total", "Connections made to an upstream, by result."),
+            Opts::new(
+                "weft_upstream_dials_total",
+                "Connections made to an upstream, by result.",
+            ),
             &["upstream", "result"],
         )?;
         registry.register(Box::new(dials.clone()))?;
-        Ok(Metrics { resilience: resilience::Metrics::register(registry)?, endpoints, tries, dials })
+        Ok(Metrics {
+            resilience: resilience::Metrics::register(registry)?,
+            endpoints,
+            tries,
+            dials,
+        })
     }
 }
 
@@ -89,7 +100,12 @@ pub struct Upstream {
 
 impl Upstream {
     /// `label` is what metrics call it: a name from the file, never a caller's host.
-    pub fn new(name: &str, label: &str, settings: UpstreamSettings, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(
+        name: &str,
+        label: &str,
+        settings: UpstreamSettings,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         let now = Instant::now();
         let resilience = Arc::new(metrics.resilience.of(label));
         Arc::new(Upstream {
@@ -115,19 +131,29 @@ impl Upstream {
     ///
     /// An address that was there before keeps its health.
     pub fn endpoints_are(&self, addresses: &[SocketAddr], is_ours: impl Fn(SocketAddr) -> bool) {
-        let (loops, others): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses.iter().partition(|address| is_ours(**address));
+        let (loops, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            addresses.iter().partition(|address| is_ours(**address));
         let list: Arc<[Member]> = {
             let mut healths = self.healths.lock().unwrap_or_else(PoisonError::into_inner);
             healths.retain(|address, _| others.contains(address));
             let member = |address: &SocketAddr| {
-                let health = healths.entry(*address).or_insert_with(|| Health::new(&self.outlier));
-                Member { address: *address, health: health.clone() }
+                let health = healths
+                    .entry(*address)
+                    .or_insert_with(|| Health::new(&self.outlier));
+                Member {
+                    address: *address,
+                    health: health.clone(),
+                }
             };
             others.iter().map(member).collect()
         };
         let healths: Vec<_> = list.iter().map(|member| member.health.clone()).collect();
         self.outlier.endpoints_are(&healths);
-        self.members.send_replace(Members { known: true, list, loops: loops.into() });
+        self.members.send_replace(Members {
+            known: true,
+            list,
+            loops: loops.into(),
+        });
     }
 
     pub fn members(&self) -> watch::Receiver<Members> {
@@ -146,8 +172,13 @@ impl Upstream {
             }] += 1;
         }
         for (state, count) in ["healthy", "ejected", "probing"].into_iter().zip(states) {
-            self.endpoints.with_label_values(&[&*self.name, state]).set(count);
+            self.endpoints
+                .with_label_values(&[&*self.name, state])
+                .set(count);
         }
-        self.meter.resilience.budget.set(self.budget.balance(now) as i64);
+        self.meter
+            .resilience
+            .budget
+            .set(self.budget.balance(now) as i64);
     }
 }

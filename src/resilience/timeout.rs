@@ -8,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderMap, HeaderValue};
+
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
 /// The point at which a call is over, if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
@@ -20,6 +24,28 @@ impl Deadline {
         let grpc = grpc.map(GrpcTimeout::duration);
         let shorter = [request, grpc].into_iter().flatten().min();
         Deadline(shorter.and_then(|time| now.checked_add(time)))
+    }
+
+    /// The end of a call that began at `began`: the route's timeout or, in a gRPC call's headers, the caller's;
+    /// `grpc-timeout` then says to the callee what is left of it.
+    pub fn of_call(
+        began: Instant,
+        request: Option<Duration>,
+        grpc: Option<&mut HeaderMap>,
+    ) -> Self {
+        let said = grpc.as_ref().and_then(|headers| headers.get(GRPC_TIMEOUT));
+        let said = said.and_then(|value| GrpcTimeout::parse(value.as_bytes()));
+        if request.is_none() && said.is_none() {
+            return Deadline::NONE;
+        }
+        let deadline = Deadline::new(began, request, said);
+        if let Some(headers) = grpc
+            && let Some(left) = deadline.left(Instant::now())
+            && let Ok(value) = HeaderValue::from_str(&GrpcTimeout::new(left).to_string())
+        {
+            headers.insert(GRPC_TIMEOUT, value);
+        }
+        deadline
     }
 
     pub fn at(self) -> Option<Instant> {

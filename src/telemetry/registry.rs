@@ -28,6 +28,11 @@ impl Registry {
         Ok(registry)
     }
 
+    /// The registry itself, for rooms that declare their metrics.
+    pub fn inner(&self) -> &prometheus::Registry {
+        &self.all
+    }
+
     /// Adds a collector; an error when one of its names is taken.
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         self.all.register(collector)

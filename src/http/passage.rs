@@ -1,0 +1,137 @@
+//! What both directions do to every request and answer on its way through.
+
+use http::{HeaderValue, Response, header, request::Parts};
+
+use super::{
+    body::{Body, grpc_status},
+    connection::Connection,
+    exchange::Exchange,
+    headers::{self, Facts},
+    respond::{self, Reader},
+    target::Target,
+};
+use crate::{
+    drain::Stage,
+    fault::{Fault, Reason},
+};
+
+/// Takes a request's head over from its caller: the guard's verdict, then hygiene.
+///
+/// CONNECT is left to the caller of this; upgrades and unknown expectations are refused here.
+pub fn receive(exchange: &mut Exchange) -> Result<Facts, Fault> {
+    let Exchange {
+        head, connection, ..
+    } = exchange;
+    if let Some(watch) = connection.watch()
+        && let Some(violation) = watch.violation(head.version, &head.headers)
+    {
+        return Err(violation.into());
+    }
+    let facts = headers::clean_request(&mut head.headers, head.version)?;
+    if facts.is_grpc {
+        exchange.grpc = true;
+    }
+    check_wishes(&exchange.connection, &facts)?;
+    Ok(facts)
+}
+
+/// What every request carries on: an id, and its cookies in one field.
+pub fn mark(head: &mut Parts, connection: &Connection, facts: &Facts) {
+    if !facts.has_request_id {
+        head.headers.insert("x-request-id", request_id());
+    }
+    if connection.is_http2() {
+        join_cookies(head);
+    }
+}
+
+/// Refuses what cannot be had: protocol switches, and expectations that are none.
+fn check_wishes(connection: &Connection, facts: &Facts) -> Result<(), Fault> {
+    if facts.wants_upgrade {
+        if let Some(watch) = connection.watch() {
+            watch.resume();
+        }
+        return Err(Fault::new(
+            Reason::UpgradeRefused,
+            "this sidecar passes no upgrade of the protocol",
+        ));
+    }
+    if facts.expect_other {
+        return Err(Fault::new(
+            Reason::ExpectationFailed,
+            "the request expects something else than 100-continue",
+        ));
+    }
+    Ok(())
+}
+
+/// Path and query, without scheme and authority.
+pub fn origin_form(target: &Target<'_>) -> String {
+    match target.query {
+        Some(query) => format!("{}?{query}", target.path),
+        None => target.path.clone().into_owned(),
+    }
+}
+
+/// The last step: what goes back to the caller, and the record that goes with it.
+pub fn finish(
+    answered: Result<Response<Body>, Fault>,
+    mut exchange: Box<Exchange>,
+) -> Response<Body> {
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(fault) => {
+            let ours = exchange.connection.peer().ip().to_canonical().is_loopback();
+            let response = respond::answer(
+                &fault,
+                Reader {
+                    grpc: exchange.grpc,
+                    ours,
+                },
+            );
+            exchange.failed(fault);
+            response
+        }
+    };
+    if !exchange.connection.is_http2() && exchange.connection.desk().stage() >= Stage::LameDuck {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let grpc = if exchange.grpc {
+        grpc_status(response.headers())
+    } else {
+        None
+    };
+    exchange.answered(response.status().as_u16(), grpc);
+    response.body_mut().carry(exchange);
+    response
+}
+
+/// HTTP/2 may send a cookie in pieces; HTTP/1.1 knows one field (RFC 9113 §8.2.3).
+fn join_cookies(head: &mut http::request::Parts) {
+    if head.headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = head
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        head.headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// 32 hexadecimal digits at random: unique enough to find a request again, and no secret.
+fn request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0u8; 32];
+    let mut bits = fastrand::u128(..);
+    for digit in &mut text {
+        *digit = DIGITS[(bits & 15) as usize];
+        bits >>= 4;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}

@@ -1,0 +1,197 @@
+//! A request's path from a peer to the application.
+//!
+//! The guard's verdict and hygiene first, then the target, the caller's deadline, and the application: at most two
+//! tries, the second only where the first provably never reached it, or where an idempotent request met a pooled
+//! connection that was closing (RFC 9112 §9.3.1).
+
+use std::{cell::RefCell, convert::Infallible, rc::Rc, time::Instant};
+
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::body::Incoming;
+
+use super::{Local, Protocol, Way};
+use crate::{
+    fault::{Fault, Reason},
+    http::{
+        Body, Connection, Exchange, Handler, Pulse, RequestBody,
+        client::{self, Outgoing},
+        headers, passage, target,
+    },
+    resilience::{Deadline, is_idempotent},
+};
+
+/// The inbound half of one worker.
+pub struct Stack {
+    local: RefCell<Rc<Local>>,
+}
+
+impl Stack {
+    pub fn new(local: Rc<Local>) -> Rc<Self> {
+        Rc::new(Stack {
+            local: RefCell::new(local),
+        })
+    }
+
+    pub fn follow(&self, local: Rc<Local>) {
+        *self.local.borrow_mut() = local;
+    }
+
+    pub fn local(&self) -> Rc<Local> {
+        self.local.borrow().clone()
+    }
+}
+
+impl Handler for Stack {
+    async fn handle(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let (head, body) = request.into_parts();
+        let mut exchange = Exchange::new(head, connection);
+        let local = self.local();
+        let answered = match read(&local, &mut exchange) {
+            Ok(way) => forward(way, &mut exchange, body).await,
+            Err(fault) => Err(fault),
+        };
+        Ok(passage::finish(answered, exchange))
+    }
+}
+
+fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault> {
+    let connection = exchange.connection.clone();
+    let facts = passage::receive(exchange)?;
+    let head = &mut exchange.head;
+    if head.method == Method::CONNECT {
+        if let Some(watch) = connection.watch() {
+            watch.resume();
+        }
+        return Err(Fault::new(
+            Reason::ConnectRefused,
+            "CONNECT is not for callers of the application",
+        ));
+    }
+    let (authority, rewritten) = {
+        let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
+        let absolute = target.form == target::Form::Absolute;
+        let authority =
+            (absolute || connection.is_http2()).then(|| target.authority().into_owned());
+        (
+            authority,
+            target
+                .rewritten()
+                .or_else(|| absolute.then(|| passage::origin_form(&target))),
+        )
+    };
+    if let Some(path) = rewritten {
+        head.uri = path
+            .parse()
+            .map_err(|_| Fault::new(Reason::BadRequest, "the request's path cannot be read"))?;
+    }
+    if let Some(authority) = authority {
+        let host = HeaderValue::from_str(&authority);
+        head.headers.insert(
+            header::HOST,
+            host.map_err(|_| Fault::new(Reason::BadRequest, "the request's host cannot be read"))?,
+        );
+    }
+    let Some(way) = local.way(connection.door()) else {
+        return Err(Fault::new(
+            Reason::NoApp,
+            "no application is configured behind this port (inbound.app)",
+        ));
+    };
+    passage::mark(head, &connection, &facts);
+    exchange.routed(&way.app.name, &way.app.meter);
+    Ok(way)
+}
+
+async fn forward(
+    way: &Way,
+    exchange: &mut Exchange,
+    body: Incoming,
+) -> Result<Response<Body>, Fault> {
+    let connection = exchange.connection.clone();
+    let pulse = (!exchange.grpc).then(|| Pulse::new(connection.pace(), &connection.desk().tick));
+    let body = RequestBody::live(body, exchange.request_counter(), pulse);
+    let grpc = exchange.grpc;
+    let deadline = Deadline::of_call(
+        exchange.started(),
+        None,
+        grpc.then_some(&mut exchange.head.headers),
+    );
+    exchange.trail.endpoint = Some(way.peer.address());
+    let answered = match deadline.at() {
+        None => tries(way, exchange, body, connection.is_http2()).await,
+        Some(at) => {
+            Box::pin(in_time(
+                at,
+                tries(way, exchange, body, connection.is_http2()),
+            ))
+            .await
+        }
+    };
+    let mut response = answered?;
+    let version = response.version();
+    headers::clean_response(response.headers_mut(), version)?;
+    *response.version_mut() = http::Version::HTTP_11;
+    if let Some(at) = deadline.at() {
+        response.body_mut().ends_by(at);
+    }
+    Ok(response)
+}
+
+async fn tries(
+    way: &Way,
+    exchange: &mut Exchange,
+    mut body: RequestBody,
+    caller_http2: bool,
+) -> Result<Response<Body>, Fault> {
+    let http2 = match way.app.protocol {
+        Protocol::Auto => caller_http2,
+        Protocol::Http => false,
+        Protocol::Http2 | Protocol::Grpc => true,
+    };
+    let bodiless = body.is_empty();
+    loop {
+        exchange.trail.tries += 1;
+        let lease = match way.peer.ready(http2) {
+            Some(lease) => lease,
+            None => Box::pin(way.peer.dial(http2, Box::new(()))).await?,
+        };
+        let target = exchange
+            .head
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let outgoing = Outgoing {
+            method: &exchange.head.method,
+            target,
+            headers: &exchange.head.headers,
+        };
+        let failed = match client::send(lease, outgoing, body, &way.peer).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let repeatable =
+            failed.fault.is_unprocessed() || failed.stale && is_idempotent(&exchange.head.method);
+        body = match failed.body {
+            Some(untouched) if repeatable && exchange.trail.tries < 2 => untouched,
+            None if repeatable && bodiless && exchange.trail.tries < 2 => RequestBody::Empty,
+            _ => return Err(failed.fault),
+        };
+    }
+}
+
+async fn in_time(
+    at: Instant,
+    call: impl Future<Output = Result<Response<Body>, Fault>>,
+) -> Result<Response<Body>, Fault> {
+    match tokio::time::timeout_at(at.into(), call).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Fault::new(
+            Reason::RequestTimeout,
+            "the call took longer than its grpc-timeout",
+        )),
+    }
+}

@@ -1,0 +1,172 @@
+//! The file's outbound half, compiled: routes with their policies and handles, and where each host goes.
+//!
+//! Made once a load and shared by all workers; a request only reads it.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use super::{RouteSettings, Settings, Unknown, filter::Filters, upstream::Upstream};
+use crate::{
+    http::{Metrics, RouteMeter},
+    net,
+    resilience::Policy,
+    route::{Problem, Table},
+    telemetry::Direction,
+};
+
+/// Makes upstreams for hosts that the file does not name (`unknown: passthrough`).
+pub trait Strangers: Send + Sync {
+    /// The upstream for `host:port`; the same one while it is in use.
+    fn upstream(&self, host: &str, port: u16) -> Arc<Upstream>;
+}
+
+/// One route, with what its requests need resolved.
+pub struct Route {
+    pub name: Arc<str>,
+    pub meter: Arc<RouteMeter>,
+    pub retry: Policy,
+    /// The whole call.
+    pub request: Option<Duration>,
+    /// One try.
+    pub backend_request: Option<Duration>,
+    pub filters: Filters,
+    /// Upstreams by index, each with the sum of the weights up to and with it.
+    backends: Vec<(usize, u64)>,
+    pub settings: Option<RouteSettings>,
+}
+
+impl Route {
+    /// A route of its own name with default policies: for hosts that name an upstream, and for strangers.
+    fn implied(name: &str, metrics: &Metrics) -> Self {
+        Route {
+            name: name.into(),
+            meter: metrics.route(Direction::Outbound, name),
+            retry: Policy::default(),
+            request: None,
+            backend_request: None,
+            filters: Filters::default(),
+            backends: Vec::new(),
+            settings: None,
+        }
+    }
+
+    /// The upstream that `draw`, evenly from `0..total`, chooses; none where the host names it.
+    pub fn backend(&self, draw: impl FnOnce(u64) -> u64) -> Option<usize> {
+        match self.backends.as_slice() {
+            [] => None,
+            [(only, _)] => Some(*only),
+            many => {
+                let drawn = draw(many.last()?.1);
+                many.iter()
+                    .find(|(_, upto)| drawn < *upto)
+                    .map(|(upstream, _)| *upstream)
+            }
+        }
+    }
+
+    /// Every upstream it may go to.
+    pub fn backends(&self) -> impl Iterator<Item = usize> + '_ {
+        self.backends.iter().map(|(upstream, _)| *upstream)
+    }
+
+    pub fn is_deferred(&self) -> bool {
+        self.settings
+            .as_ref()
+            .is_some_and(|settings| settings.defer.is_some())
+    }
+}
+
+pub struct Plan {
+    pub table: Table,
+    pub routes: Vec<Arc<Route>>,
+    /// For hosts that name an upstream and have no route.
+    pub direct: Arc<Route>,
+    /// For hosts that the file does not name.
+    pub passthrough: Arc<Route>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    by_host: HashMap<Box<str>, usize>,
+    pub unknown: Unknown,
+    pub strangers: Arc<dyn Strangers>,
+    /// Our own listeners.
+    pub own: Arc<[SocketAddr]>,
+}
+
+impl Plan {
+    /// `upstreams` have the names of the file; a backend that names none was refused before.
+    pub fn compile(
+        settings: &Settings,
+        upstreams: Vec<Arc<Upstream>>,
+        strangers: Arc<dyn Strangers>,
+        own: Arc<[SocketAddr]>,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<Problem>> {
+        let table = Table::compile(
+            settings
+                .routes
+                .iter()
+                .map(|route| (&route.hosts[..], &route.matches[..])),
+        )?;
+        let index: HashMap<&str, usize> = upstreams
+            .iter()
+            .enumerate()
+            .map(|(at, upstream)| (&*upstream.name, at))
+            .collect();
+        let route = |said: &RouteSettings| {
+            let mut sum = 0u64;
+            let mut backends = Vec::new();
+            for backend in &said.backends {
+                if let Some(at) = index.get(backend.upstream.as_str())
+                    && backend.weight > 0
+                {
+                    sum += u64::from(backend.weight);
+                    backends.push((*at, sum));
+                }
+            }
+            Arc::new(Route {
+                name: said.name.as_str().into(),
+                meter: metrics.route(Direction::Outbound, said.name.as_str()),
+                retry: Policy::from(&said.retry),
+                request: said.timeouts.request.map(Duration::from),
+                backend_request: said.timeouts.backend_request.map(Duration::from),
+                filters: Filters::compile(&said.filters, &said.matches),
+                backends,
+                settings: Some(said.clone()),
+            })
+        };
+        let routes = settings.routes.iter().map(route).collect();
+        let mut by_host = HashMap::new();
+        for (at, upstream) in upstreams.iter().enumerate() {
+            by_host.insert(upstream.name.to_ascii_lowercase().into_boxed_str(), at);
+        }
+        for (at, upstream) in upstreams.iter().enumerate() {
+            if let crate::discover::Source::Dns(address) = &upstream.settings.endpoints {
+                let host = address
+                    .host
+                    .as_str()
+                    .trim_end_matches('.')
+                    .to_ascii_lowercase();
+                by_host.entry(host.into_boxed_str()).or_insert(at);
+            }
+        }
+        Ok(Plan {
+            table,
+            routes,
+            direct: Arc::new(Route::implied("direct", metrics)),
+            passthrough: Arc::new(Route::implied("passthrough", metrics)),
+            upstreams,
+            by_host,
+            unknown: settings.unknown,
+            strangers,
+            own,
+        })
+    }
+
+    /// The upstream that a host names, by its name in the file or by the DNS name of its endpoints.
+    pub fn upstream_of(&self, host: &str) -> Option<usize> {
+        self.by_host.get(host).copied()
+    }
+
+    /// Whether `address` is one of our own listeners.
+    pub fn is_ours(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| net::reaches(address, *own))
+    }
+}

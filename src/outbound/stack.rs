@@ -1,0 +1,376 @@
+//! A request's path from the application to an upstream.
+//!
+//! In this order, each step for the reason beside it:
+//! - the guard's verdict: a head that broke the rules is answered, never read;
+//! - hygiene: what is between the caller and us is gone before anyone looks;
+//! - target: read once, so that what is matched is what is forwarded;
+//! - route: by the target alone;
+//! - filters: after routing, so that they cannot change it;
+//! - defer, or deadline and cluster: the deadline covers all tries and the waits between them;
+//! - hygiene of the answer, then filters of the answer.
+
+use std::{
+    borrow::Cow, cell::RefCell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Instant,
+};
+
+use http::{HeaderValue, Method, Request, Response, header};
+use hyper::body::Incoming;
+
+use super::{
+    Local, Unknown,
+    cluster::{Call, Cluster},
+    plan::Route,
+};
+use crate::{
+    fault::{Fault, Reason},
+    http::{
+        Body, Connection, Door, Exchange, Handler, Pulse, RequestBody,
+        client::Outgoing,
+        headers, passage,
+        target::{self, Form, Target},
+    },
+    net::Tunnel,
+    resilience::Deadline,
+    route::{Found, RouteId, View},
+};
+
+/// The outbound half of one worker.
+pub struct Stack {
+    local: RefCell<Rc<Local>>,
+}
+
+impl Stack {
+    pub fn new(local: Rc<Local>) -> Rc<Self> {
+        Rc::new(Stack {
+            local: RefCell::new(local),
+        })
+    }
+
+    /// Requests from now on follow the new plan; those under way end by the old one.
+    pub fn follow(&self, local: Rc<Local>) {
+        *self.local.borrow_mut() = local;
+    }
+
+    pub fn local(&self) -> Rc<Local> {
+        self.local.borrow().clone()
+    }
+}
+
+/// Where a request goes.
+enum Way {
+    Cluster(Rc<Cluster>),
+    Answered(Response<Body>),
+    Deferred(Arc<Route>),
+    Tunnel(Rc<Cluster>),
+}
+
+impl Handler for Stack {
+    async fn handle(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let (head, body) = request.into_parts();
+        let mut exchange = Exchange::new(head, connection);
+        let local = self.local();
+        let answered = match local.read(&mut exchange) {
+            Ok((Way::Cluster(cluster), route)) => {
+                local.forward(&cluster, &route, &mut exchange, body).await
+            }
+            Ok((way, route)) => Box::pin(local.otherwise(way, &route, &mut exchange, body)).await,
+            Err(fault) => Err(fault),
+        };
+        Ok(passage::finish(answered, exchange))
+    }
+}
+
+impl Local {
+    /// Reads a request's head and decides where it goes; the head is then as it will be forwarded.
+    fn read(&self, exchange: &mut Exchange) -> Result<(Way, Arc<Route>), Fault> {
+        let connection = exchange.connection.clone();
+        let facts = passage::receive(exchange)?;
+        if exchange.head.method == Method::CONNECT {
+            return self.read_connect(exchange);
+        }
+        let head = &mut exchange.head;
+        let (way, route) = {
+            let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
+            let host = match connection.door() {
+                Door::Upstream(name) => &**name,
+                _ => &*target.host,
+            };
+            let view = View {
+                host,
+                port: target.port,
+                method: &head.method,
+                path: &target.path,
+                query: target.query,
+                headers: &head.headers,
+            };
+            let found = self.plan.table.find(&view);
+            if target.is_ambiguous() && self.plan.table.reads_path(host, target.port) {
+                return Err(Target::ambiguous_path());
+            }
+            let (way, route) = self.way(found, host, &target)?;
+            let authority = authority(&connection, &target, host)?;
+            let rewritten = target
+                .rewritten()
+                .or_else(|| (target.form == Form::Absolute).then(|| passage::origin_form(&target)));
+            if let Some(path) = rewritten {
+                head.uri = path.parse().map_err(|_| {
+                    Fault::new(Reason::BadRequest, "the request's path cannot be read")
+                })?;
+            }
+            if let Some(authority) = authority {
+                head.headers.insert(header::HOST, authority);
+            }
+            (way, route)
+        };
+        exchange.routed(&route.name, &route.meter);
+        let head = &mut exchange.head;
+        passage::mark(head, &connection, &facts);
+        if route.filters.redirects() {
+            let host = head
+                .headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or("")
+                .to_owned();
+            let (host, port) = split_port(&host);
+            let redirect = route.filters.redirect(head, host, port);
+            if let Some(response) = redirect {
+                return Ok((Way::Answered(response), route));
+            }
+        }
+        route.filters.request(head)?;
+        Ok((way, route))
+    }
+
+    fn way(
+        &self,
+        found: Found,
+        host: &str,
+        target: &Target<'_>,
+    ) -> Result<(Way, Arc<Route>), Fault> {
+        let route = match found {
+            Found::Route(RouteId(at)) => self.plan.routes.get(at as usize),
+            Found::NoRoute | Found::UnknownHost => None,
+        };
+        let Some(route) = route else {
+            return match (self.plan.upstream_of(host), found) {
+                (Some(upstream), _) => Ok((
+                    Way::Cluster(self.cluster(upstream)),
+                    self.plan.direct.clone(),
+                )),
+                (None, Found::NoRoute) => Err(Fault::new(
+                    Reason::NoRoute,
+                    format!("no route of `{host}` matches this request"),
+                )),
+                (None, _) => self.stranger(target),
+            };
+        };
+        if route.is_deferred() {
+            return Ok((Way::Deferred(route.clone()), route.clone()));
+        }
+        let chosen = route
+            .backend(|total| self.draw(total))
+            .or_else(|| self.plan.upstream_of(host));
+        match chosen {
+            Some(upstream) => Ok((Way::Cluster(self.cluster(upstream)), route.clone())),
+            None if route.filters.redirects() => {
+                Ok((Way::Answered(Response::new(Body::empty())), route.clone()))
+            }
+            None => self.stranger(target).map(|(way, _)| (way, route.clone())),
+        }
+    }
+
+    /// A host that the file does not name.
+    fn stranger(&self, target: &Target<'_>) -> Result<(Way, Arc<Route>), Fault> {
+        let host = &*target.host;
+        if host.is_empty() {
+            return Err(Fault::new(Reason::BadRequest, "the request names no host"));
+        }
+        if self.plan.unknown == Unknown::Deny {
+            return Err(Fault::new(
+                Reason::UnknownHost,
+                format!(
+                    "`{host}` names no route and no upstream, and unknown hosts are denied (outbound.unknown)"
+                ),
+            ));
+        }
+        let port = target.port.unwrap_or(80);
+        if let Ok(ip) = host.parse::<IpAddr>()
+            && self.plan.is_ours((ip, port).into())
+        {
+            return Err(Fault::new(
+                Reason::Loop,
+                format!("{host}:{port} is this sidecar itself"),
+            ));
+        }
+        Ok((
+            Way::Cluster(self.stranger_cluster(host, port)),
+            self.plan.passthrough.clone(),
+        ))
+    }
+
+    fn read_connect(&self, exchange: &mut Exchange) -> Result<(Way, Arc<Route>), Fault> {
+        let head = &exchange.head;
+        if exchange.connection.is_http2() {
+            return Err(Fault::new(
+                Reason::ConnectRefused,
+                "CONNECT is tunnelled over HTTP/1.1 only",
+            ));
+        }
+        let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
+        let (way, route) = match self.plan.upstream_of(&target.host) {
+            Some(upstream) => (
+                Way::Cluster(self.cluster(upstream)),
+                self.plan.direct.clone(),
+            ),
+            None => self.stranger(&target)?,
+        };
+        exchange.routed(&route.name, &route.meter);
+        match way {
+            Way::Cluster(cluster) => Ok((Way::Tunnel(cluster), route)),
+            other => Ok((other, route)),
+        }
+    }
+
+    async fn forward(
+        &self,
+        cluster: &Rc<Cluster>,
+        route: &Route,
+        exchange: &mut Exchange,
+        body: Incoming,
+    ) -> Result<Response<Body>, Fault> {
+        exchange.trail.upstream = Some(cluster.upstream().name.clone());
+        let connection = exchange.connection.clone();
+        let pulse =
+            (!exchange.grpc).then(|| Pulse::new(connection.pace(), &connection.desk().tick));
+        let body = RequestBody::live(body, exchange.request_counter(), pulse);
+        let grpc = exchange.grpc;
+        let deadline = Deadline::of_call(
+            exchange.started(),
+            route.request,
+            grpc.then_some(&mut exchange.head.headers),
+        );
+        let target = exchange
+            .head
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let call = Call {
+            outgoing: Outgoing {
+                method: &exchange.head.method,
+                target,
+                headers: &exchange.head.headers,
+            },
+            body,
+            http2: connection.is_http2(),
+            grpc: exchange.grpc,
+            retry: &route.retry,
+            backend_request: route.backend_request,
+            deadline,
+            trail: &mut exchange.trail,
+        };
+        let answered = match deadline.at() {
+            None => cluster.call(call).await,
+            Some(at) => Box::pin(in_time(at, cluster.call(call))).await,
+        };
+        let mut response = answered?;
+        let version = response.version();
+        headers::clean_response(response.headers_mut(), version)?;
+        *response.version_mut() = http::Version::HTTP_11;
+        route.filters.response(response.headers_mut());
+        if let Some(at) = deadline.at() {
+            response.body_mut().ends_by(at);
+        }
+        Ok(response)
+    }
+
+    /// The ways that are not the hot one.
+    async fn otherwise(
+        &self,
+        way: Way,
+        route: &Arc<Route>,
+        exchange: &mut Exchange,
+        body: Incoming,
+    ) -> Result<Response<Body>, Fault> {
+        match way {
+            Way::Cluster(cluster) => self.forward(&cluster, route, exchange, body).await,
+            Way::Answered(response) => Ok(response),
+            Way::Deferred(route) => self.defer(&route, exchange, body).await,
+            Way::Tunnel(cluster) => {
+                exchange.trail.upstream = Some(cluster.upstream().name.clone());
+                match cluster.tunnel(Deadline::NONE).await {
+                    Ok(upstream) => {
+                        if let Some(watch) = exchange.connection.watch() {
+                            watch.tunnel();
+                        }
+                        exchange.connection.becomes(Tunnel { upstream });
+                        Ok(Response::new(Body::empty()))
+                    }
+                    Err(fault) => {
+                        if let Some(watch) = exchange.connection.watch() {
+                            watch.resume();
+                        }
+                        Err(fault)
+                    }
+                }
+            }
+        }
+    }
+
+    async fn defer(
+        &self,
+        route: &Route,
+        _exchange: &mut Exchange,
+        _body: Incoming,
+    ) -> Result<Response<Body>, Fault> {
+        Err(Fault::new(
+            Reason::StoreUnavailable,
+            format!("{}: no outbox", route.name),
+        ))
+    }
+}
+
+/// The `Host` to forward where it is not the one that came: from `:authority`, an absolute form, an upstream's own
+/// port, or a name that hygiene changed.
+fn authority(
+    connection: &Connection,
+    target: &Target<'_>,
+    host: &str,
+) -> Result<Option<HeaderValue>, Fault> {
+    let text: Cow<'_, str> = match connection.door() {
+        // An address of ours says nothing to the callee; a name that the application wrote does.
+        Door::Upstream(_) if target.host.is_empty() || target.host.parse::<IpAddr>().is_ok() => {
+            Cow::Borrowed(host)
+        }
+        _ if target.form == Form::Origin && !connection.is_http2() => return Ok(None),
+        _ => target.authority(),
+    };
+    let value = HeaderValue::from_str(&text);
+    value
+        .map(Some)
+        .map_err(|_| Fault::new(Reason::BadRequest, "the request's host cannot be read"))
+}
+
+fn split_port(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+        _ => (authority, None),
+    }
+}
+
+async fn in_time(
+    at: Instant,
+    call: impl Future<Output = Result<Response<Body>, Fault>>,
+) -> Result<Response<Body>, Fault> {
+    match tokio::time::timeout_at(at.into(), call).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Fault::new(
+            Reason::RequestTimeout,
+            "the call took longer than it may",
+        )),
+    }
+}
