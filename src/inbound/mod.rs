@@ -66,7 +66,8 @@ impl Plan {
                     *number,
                     app(
                         format!("port-{number}"),
-                        settings.app_of(*number).0,
+                        port.app
+                            .map_or_else(|| ([127, 0, 0, 1], *number).into(), |app| app.0),
                         port.protocol,
                     ),
                 )
