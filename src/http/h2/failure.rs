@@ -120,10 +120,11 @@ fn kind(error: &h2::Error, stream: u32, shared: &Shared) -> Kind {
             _ => Kind::Malformed,
         };
     }
-    if let Some(end) = shared.end() {
-        return end;
+    match shared.end() {
+        // The socket's error is the same whether the peer left or we gave it up.
+        Some(end) if !error.is_go_away() => end,
+        _ => of_connection(error),
     }
-    of_connection(error)
 }
 
 /// Reads `h2`'s error for a whole connection.

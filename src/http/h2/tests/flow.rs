@@ -124,6 +124,32 @@ async fn a_peer_that_reads_nothing_stops_the_body_at_one_window() {
     stuck.abort();
 }
 
+/// Windows of a gibibyte, a pipe of a kibibyte.
+#[tokio::test(flavor = "local")]
+async fn a_socket_that_takes_nothing_stops_the_body_at_the_send_buffer() {
+    let gibibyte = 1u32 << 30;
+    let wide = [
+        frame(SETTINGS, 0, 0, &pairs(&[(INITIAL_WINDOW_SIZE, gibibyte)])),
+        frame(WINDOW_UPDATE, 0, 0, &gibibyte.to_be_bytes()),
+    ];
+    let (connection, _far) = narrow(1024, &wide.concat()).await;
+    let (feed, body) = fed();
+    let taken = body.taken.clone();
+    let feeding = tokio::task::spawn_local(async move {
+        for _ in 0..64 {
+            let _ = feed.send(data(vec![7; 16 * 1024])).await;
+        }
+    });
+    let stuck = tokio::task::spawn_local(connection.send(post("/"), body));
+    settle().await;
+    // The send buffer, what the socket's codec holds, and the frame that waits for more.
+    let bound = Options::default().max_send_buffer + 3 * 16 * 1024;
+    assert!(taken.get() <= bound, "{}", taken.get());
+    assert!(taken.get() >= Options::default().max_send_buffer);
+    stuck.abort();
+    feeding.abort();
+}
+
 #[tokio::test(flavor = "local")]
 async fn an_answer_that_nobody_reads_holds_up_no_request_body() {
     let (read, mut all_read) = mpsc::channel(1);

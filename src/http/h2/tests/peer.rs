@@ -1,13 +1,15 @@
 //! A peer that writes its frames by hand, and a server on `h2`.
 
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use http::Request;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpStream},
 };
+
+use super::{Connection, Options, handshake};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -15,12 +17,14 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
 pub const MAX_CONCURRENT_STREAMS: u16 = 3;
+pub const INITIAL_WINDOW_SIZE: u16 = 4;
 
 pub const NO_ERROR: u32 = 0;
 pub const INTERNAL_ERROR: u32 = 2;
@@ -46,6 +50,22 @@ pub fn status(code: &str) -> Vec<u8> {
     bytes
 }
 
+/// The payload of SETTINGS.
+pub fn pairs(settings: &[(u16, u32)]) -> Vec<u8> {
+    settings
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
+        .collect()
+}
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
 /// The server's end of one connection.
 pub struct Peer {
     io: TcpStream,
@@ -65,19 +85,12 @@ impl Peer {
         let (mut io, _) = listener.accept().await.unwrap();
         io.read_exact(&mut [0; 24]).await.unwrap();
         let mut peer = Peer { io };
-        let payload: Vec<u8> = settings
-            .iter()
-            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
-            .collect();
-        peer.send(SETTINGS, 0, 0, &payload).await;
+        peer.send(SETTINGS, 0, 0, &pairs(settings)).await;
         peer
     }
 
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
+        let frame = frame(kind, flags, stream, payload);
         // The client may be gone: then the test's next read says so.
         let _ = self.io.write_all(&frame).await;
     }
@@ -159,4 +172,16 @@ where
         }
     });
     address
+}
+
+/// A connection through a pipe of a few bytes, whose far end has said `frames` after its settings.
+pub async fn narrow(bytes: usize, frames: &[u8]) -> (Connection, DuplexStream) {
+    let (near, mut far) = tokio::io::duplex(bytes);
+    let hello = async {
+        far.read_exact(&mut [0; 24]).await.unwrap();
+        far.write_all(frames).await.unwrap();
+    };
+    let options = Options::default();
+    let (connection, ()) = tokio::join!(handshake(near, &options, Rc::new(())), hello);
+    (connection.unwrap(), far)
 }
