@@ -33,13 +33,15 @@ pub(super) struct Entry {
     pub(super) rules: u32,
 }
 
+/// All regexes of a host and, of each, its bucket.
+type Automaton = (Regexes, Box<[u32]>);
+
 /// What the routes of a host ask for.
 #[derive(Debug, Clone)]
 pub(super) struct HostRules {
     exact: Keys<false>,
     prefixes: Prefixes,
-    /// The regexes and, of each, its bucket.
-    regexes: Option<(Regexes, Box<[u32]>)>,
+    regexes: Option<Automaton>,
     /// The bucket of the rules that ask for no path.
     any: Option<u32>,
     /// In the order of precedence of their paths; regexes among themselves have none.
@@ -147,7 +149,7 @@ impl HostRules {
             match path {
                 Path::Exact(text) => exact.push((text.clone(), place)),
                 Path::Prefix(Longest(text)) => prefixes.push((&**text, place)),
-                Path::Regex(text) => regexes.push((text, place, bucket[0])),
+                Path::Regex(text) => regexes.push((&**text, place, bucket[0])),
                 Path::Any => any = Some(place),
             }
             let from = rules.len() as u32;
@@ -234,9 +236,7 @@ impl HostRules {
 }
 
 /// The one automaton of a host's regexes, with their buckets.
-fn automaton(
-    regexes: &[(&Box<str>, u32, &Rule)],
-) -> Result<Option<(Regexes, Box<[u32]>)>, Vec<Problem>> {
+fn automaton(regexes: &[(&str, u32, &Rule)]) -> Result<Option<Automaton>, Vec<Problem>> {
     let Some((_, _, first)) = regexes.first() else {
         return Ok(None);
     };
