@@ -149,10 +149,7 @@ impl Head {
     }
 
     fn request_line(&mut self, line: &[u8]) -> Checked {
-        let method = line
-            .iter()
-            .position(|&b| !octets::is(b, TOKEN))
-            .unwrap_or(line.len());
+        let method = octets::run(line, TOKEN);
         if method == 0 || method > MAX_METHOD || line.get(method) != Some(&b' ') {
             return bad("the request line does not begin with a method and one space");
         }
@@ -174,25 +171,19 @@ impl Head {
         if rest.first() != Some(&b'/') || self.connect {
             return other_form(&line[..method], rest);
         }
-        let path = rest
-            .iter()
-            .position(|&b| !octets::is(b, PATH))
-            .unwrap_or(rest.len());
+        let path = octets::run(rest, PATH);
         match rest.get(path..) {
             None | Some([]) => Ok(()),
-            Some([b'?', query @ ..]) if query.iter().all(|&b| octets::is(b, QUERY)) => Ok(()),
+            Some([b'?', query @ ..]) if octets::run(query, QUERY) == query.len() => Ok(()),
             _ => bad("a byte in the request target that must be escaped"),
         }
     }
 
     fn field(&mut self, line: &[u8]) -> Checked {
+        let name = octets::run(line, TOKEN);
         if self.lines > MAX_FIELDS {
             return long(Reason::HeadTooLarge, "more than 100 fields in the head");
         }
-        let name = line
-            .iter()
-            .position(|&b| !octets::is(b, TOKEN))
-            .unwrap_or(line.len());
         match line.get(name) {
             Some(b':') if name > 0 => {}
             Some(b' ' | b'\t') if name == 0 => return bad("a folded field line"),

@@ -367,7 +367,9 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+
+    fn map(lines: Lines) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(
@@ -391,7 +393,7 @@ mod tests {
 
     #[test]
     fn what_is_between_two_hops_is_taken_out() {
-        let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+        let cases: &[(&str, Lines, &[&str])] = &[
             (
                 "nothing to do",
                 &[("host", "a"), ("accept", "*/*")],

@@ -38,10 +38,28 @@ const fn classes() -> [u8; 256] {
         if !matches!(byte, b'#' | b'<' | b'>' | b'"') {
             class |= QUERY;
         }
+        if class & PATH != 0 && !matches!(byte, b'/' | b'.' | b'%' | b'\\' | b';') {
+            class |= PLAIN;
+        }
+        if class & NAME != 0 && byte != b'.' && !byte.is_ascii_uppercase() {
+            class |= LABEL;
+        }
         table[i] = class;
         i += 1;
     }
     table
+}
+
+/// A path's byte that means one thing and says nothing of segments.
+pub(super) const PLAIN: u8 = 32;
+/// A host name's byte in lower case, within a label.
+pub(super) const LABEL: u8 = 64;
+
+/// How many bytes at the begin of `bytes` are of `class`.
+#[inline]
+pub(super) fn run(bytes: &[u8], class: u8) -> usize {
+    let end = bytes.iter().position(|&byte| !is(byte, class));
+    end.unwrap_or(bytes.len())
 }
 
 #[inline]
@@ -52,25 +70,34 @@ pub(super) fn is(byte: u8, class: u8) -> bool {
 /// Where the first control byte (below 0x20, or 0x7F) at or after `from` stands.
 #[inline]
 pub(super) fn find_control(bytes: &[u8], from: usize) -> Option<usize> {
-    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
-    let (words, tail) = bytes.get(from..)?.as_chunks::<8>();
+    let (words, rest) = bytes.get(from..)?.as_chunks();
     let mut at = from;
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        let below = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        let delete = delete.wrapping_sub(ONES) & !delete;
-        // A borrow can only spoil bytes above the first hit, and only the first is asked for.
-        let hits = (below | delete) & HIGH;
-        if hits != 0 {
-            return Some(at + (hits.trailing_zeros() / 8) as usize);
+        let controls = controls(u64::from_le_bytes(*word));
+        if controls != 0 {
+            return Some(at + first(controls));
         }
         at += 8;
     }
-    tail.iter()
-        .position(|&byte| byte < 0x20 || byte == 0x7f)
-        .map(|i| at + i)
+    rest.iter().position(u8::is_ascii_control).map(|i| at + i)
+}
+
+const fn all(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Which of eight bytes the lowest bit belongs to.
+#[inline]
+fn first(bits: u64) -> usize {
+    (bits.trailing_zeros() / 8) as usize
+}
+
+/// The high bit of each byte that is a control.
+#[inline]
+fn controls(word: u64) -> u64 {
+    // In seven bits 0x7F becomes 0 and the controls 1 to 0x20: what 0x5F more does not lift over 0x7F.
+    let shifted = ((word & all(0x7f)) + all(1)) & all(0x7f);
+    !((shifted + all(0x5f)) | word) & all(0x80)
 }
 
 #[cfg(test)]

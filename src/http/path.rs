@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::{
-    octets::{self, PATH, UNRESERVED},
+    octets::{self, PATH, PLAIN, UNRESERVED},
     target::bad,
 };
 use crate::fault::Fault;
@@ -28,18 +28,18 @@ pub fn read(raw: &str) -> Result<Path<'_>, Fault> {
     if bytes.first() != Some(&b'/') {
         return Err(bad("a path that does not begin with a slash"));
     }
-    let mut after_slash = false;
-    for &byte in bytes {
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
         // After a slash, a slash is ambiguous and a dot may be a segment of its own.
-        let plain = match byte {
-            b'/' | b'.' => !after_slash,
-            b'%' | b'\\' | b';' => false,
-            _ => octets::is(byte, PATH),
+        let begun = match byte {
+            b'/' => !matches!(bytes.get(at + 1), Some(b'/' | b'.')),
+            b'.' => true,
+            _ => octets::is(byte, PLAIN),
         };
-        if !plain {
+        if !begun {
             return read_closely(raw);
         }
-        after_slash = byte == b'/';
+        at += 1 + octets::run(&bytes[at + 1..], PLAIN);
     }
     Ok(Path {
         text: Cow::Borrowed(raw),

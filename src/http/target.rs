@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Uri, Version, header};
 
 use super::{
     head::MAX_TARGET,
-    octets::{self, NAME},
+    octets::{self, LABEL, NAME},
     path,
 };
 use crate::fault::{Fault, Reason};
@@ -202,16 +202,14 @@ fn authority<'a>(
 
 /// Reads `host[:port]`.
 fn read_authority(bytes: &[u8]) -> Result<Authority<'_>, Fault> {
-    let host = match bytes.iter().position(|&byte| !octets::is(byte, NAME)) {
-        None => bytes,
-        Some(end) if bytes[end] == b':' => {
-            let port = port(&bytes[end + 1..])?;
-            return Ok((name(&bytes[..end])?, Some(port)));
-        }
-        Some(0) if bytes[0] == b'[' => return address(&bytes[1..]),
-        Some(_) => return Err(bad("a host with a byte that no host has")),
+    let end = octets::run(bytes, NAME);
+    let port = match &bytes[end..] {
+        [] => None,
+        [b':', digits @ ..] => Some(port(digits)?),
+        [b'[', address @ ..] if end == 0 => return self::address(address),
+        _ => return Err(bad("a host with a byte that no host has")),
     };
-    Ok((name(host)?, None))
+    Ok((name(&bytes[..end])?, port))
 }
 
 fn name(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
@@ -219,22 +217,27 @@ fn name(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
     if bytes.is_empty() || bytes.len() > MAX_HOST {
         return Err(bad("a host that is empty or longer than 253 bytes"));
     }
-    let mut before = b'.';
     let mut label = 0;
     let mut upper = false;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte == b'.' {
-            if before == b'.' {
-                return Err(bad("a host with an empty label"));
-            }
-            label = at + 1;
+    loop {
+        let rest = &bytes[label..];
+        let mut len = octets::run(rest, LABEL);
+        if !matches!(rest.get(len), None | Some(b'.')) {
+            upper = true;
+            len = rest
+                .iter()
+                .position(|&byte| byte == b'.')
+                .unwrap_or(rest.len());
         }
-        upper |= byte.is_ascii_uppercase();
-        before = byte;
+        if len == 0 {
+            return Err(bad("a host with an empty label"));
+        }
+        if len == rest.len() {
+            break;
+        }
+        label += len + 1;
     }
-    let Some(last) = bytes.get(label..).filter(|last| !last.is_empty()) else {
-        return Err(bad("a host with an empty label"));
-    };
+    let last = &bytes[label..];
     let Ok(text) = str::from_utf8(bytes) else {
         return Err(bad("a host with a byte that no host has"));
     };
