@@ -141,3 +141,144 @@ impl Drop for Flight {
         self.ewma.in_flight.set(self.ewma.in_flight.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn answer(ewma: &Rc<Ewma>, began: Instant, took: Duration) {
+        ewma.start(began).answered(began + took);
+    }
+
+    fn near(estimate: Duration, ms: f64) -> bool {
+        (estimate.as_secs_f64() * 1e3 - ms).abs() < ms * 0.01
+    }
+
+    #[test]
+    fn an_unmeasured_endpoint_is_tried_by_one_call_at_a_time() {
+        let now = Instant::now();
+        let (new, known) = (Ewma::new(now), Ewma::new(now));
+        answer(&known, now, MS(2));
+        assert!(new.load(now) < known.load(now));
+        let _first = new.start(now);
+        assert!(new.load(now) > known.load(now));
+        assert_eq!(new.estimate(now), Ewma::SEED);
+    }
+
+    #[test]
+    fn the_first_answer_replaces_the_seed() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        answer(&ewma, now, MS(2));
+        assert!(near(ewma.estimate(now + MS(2)), 2.0));
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_a_fast_one_little_by_little() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        answer(&ewma, now, MS(10));
+        answer(&ewma, now, MS(500));
+        let slow = now + MS(500);
+        assert!(near(ewma.estimate(slow), 500.0));
+        answer(&ewma, slow, MS(10));
+        assert!(ewma.estimate(slow + MS(10)) > MS(490));
+        let later = slow + Ewma::DECAY;
+        answer(&ewma, later, MS(10));
+        let third = 500.0 / std::f64::consts::E + 10.0 * (1.0 - 1.0 / std::f64::consts::E);
+        assert!(near(ewma.estimate(later + MS(10)), third));
+    }
+
+    #[test]
+    fn silence_is_forgotten() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        answer(&ewma, now, MS(100));
+        let then = now + MS(100) + Ewma::DECAY;
+        assert!(near(ewma.estimate(then), 100.0 / std::f64::consts::E));
+        assert!(ewma.estimate(now + Duration::from_secs(120)) < MS(1));
+    }
+
+    #[test]
+    fn a_fast_failure_weighs_more_than_a_slow_answer() {
+        let now = Instant::now();
+        let (failing, slow) = (Ewma::new(now), Ewma::new(now));
+        answer(&failing, now, MS(5));
+        answer(&slow, now, MS(40));
+        failing.start(now + MS(5)).failed(now + MS(6));
+        assert!(failing.load(now + MS(40)) > slow.load(now + MS(40)));
+    }
+
+    #[test]
+    fn failures_add_up_to_the_worst_and_are_forgiven() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        (0..20).for_each(|_| ewma.start(now).failed(now));
+        assert!(near(ewma.estimate(now), 5_000.0));
+        ewma.start(now).failed(now + MS(8_000));
+        assert!(near(ewma.estimate(now + MS(8_000)), 8_000.0));
+        assert!(ewma.estimate(now + Duration::from_secs(180)) < MS(1));
+    }
+
+    #[test]
+    fn calls_in_flight_weigh_until_their_last_byte() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        answer(&ewma, now, MS(10));
+        let at = now + MS(10);
+        let alone = ewma.load(at);
+        let flight = ewma.start(at);
+        assert!((ewma.load(at) - 2.0 * alone).abs() < 1e-9);
+        drop(flight);
+        assert_eq!(ewma.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_call_that_nobody_waits_for_is_slow_but_no_failure() {
+        let now = Instant::now();
+        let ewma = Ewma::new(now);
+        answer(&ewma, now, MS(10));
+        ewma.start(now).abandoned(now + MS(11));
+        assert!(near(ewma.estimate(now + MS(11)), 11.0));
+        ewma.start(now).abandoned(now + MS(5));
+        assert!(near(ewma.estimate(now + MS(11)), 11.0));
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Answered,
+        Failed,
+        Abandoned,
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_stays_between_its_bounds_and_only_falls_in_silence(
+            steps in proptest::collection::vec((0u64..20_000, 0u64..10_000, 0usize..3), 1..60),
+        ) {
+            let mut now = Instant::now();
+            let ewma = Ewma::new(now);
+            let mut slowest = Duration::ZERO;
+            for (gap, took, step) in steps {
+                let flight = ewma.start(now);
+                now += MS(took);
+                slowest = slowest.max(MS(took));
+                match [Step::Answered, Step::Failed, Step::Abandoned][step] {
+                    Step::Answered => flight.answered(now),
+                    Step::Failed => flight.failed(now),
+                    Step::Abandoned => flight.abandoned(now),
+                }
+                drop(flight);
+                let fresh = ewma.estimate(now);
+                prop_assert!(fresh <= slowest.max(Ewma::WORST) + MS(1));
+                prop_assert_eq!(ewma.in_flight(), 0);
+                now += MS(gap);
+                prop_assert!(ewma.estimate(now) <= fresh);
+                prop_assert!(ewma.load(now).is_finite());
+            }
+        }
+    }
+}

@@ -127,3 +127,112 @@ impl Picker {
 fn lower(load: impl Fn(usize) -> f64, one: usize, other: usize) -> usize {
     if load(other) < load(one) { other } else { one }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: [Policy; 4] = [
+        Policy::PeakEwma,
+        Policy::LeastRequest,
+        Policy::RoundRobin,
+        Policy::Random,
+    ];
+
+    fn picker(policy: Policy, seed: u64) -> Picker {
+        Picker::with_rng(policy, fastrand::Rng::with_seed(seed))
+    }
+
+    /// How often each of `N` was chosen in 10,000 picks.
+    fn shares<const N: usize>(
+        policy: Policy,
+        load: impl Fn(usize) -> f64,
+        usable: impl Fn(usize) -> bool,
+    ) -> [u32; N] {
+        let picker = picker(policy, 7);
+        let mut shares = [0; N];
+        for _ in 0..10_000 {
+            shares[picker.pick(N, &load, &usable, |_| false).unwrap()] += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn the_lower_load_of_two_wins() {
+        assert_eq!(
+            shares(Policy::PeakEwma, |at| at as f64, |_| true),
+            [10_000, 0]
+        );
+        let [least, .., most] = shares::<10>(Policy::LeastRequest, |at| at as f64, |_| true);
+        assert_eq!(most, 0, "of any two the highest load loses");
+        assert!(
+            (1_800..2_200).contains(&least),
+            "in a fifth of all pairs: {least}"
+        );
+    }
+
+    #[test]
+    fn equal_loads_are_shared_evenly() {
+        for policy in ALL {
+            for share in shares::<5>(policy, |_| 1.0, |_| true) {
+                assert!((1_800..2_200).contains(&share), "{policy:?} {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_unusable_endpoint_would_have_got_is_shared_evenly() {
+        for policy in [Policy::PeakEwma, Policy::LeastRequest, Policy::Random] {
+            let shares = shares::<5>(policy, |_| 1.0, |at| at != 2);
+            for at in [0, 1, 3, 4] {
+                assert!(
+                    (2_300..2_700).contains(&shares[at]),
+                    "{policy:?} {shares:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn load_still_decides_among_few_usable_ones() {
+        let usable = |at| at == 3 || at == 77;
+        let shares = shares::<100>(Policy::PeakEwma, |at| at as f64, usable);
+        assert_eq!((shares[3], shares[77]), (10_000, 0));
+    }
+
+    #[test]
+    fn in_turn_is_in_turn() {
+        let picker = picker(Policy::RoundRobin, 3);
+        let turns: Vec<_> = (0..8)
+            .map(|_| picker.pick(4, |_| 0.0, |_| true, |_| false).unwrap())
+            .collect();
+        for pair in turns.windows(2) {
+            assert_eq!(pair[1], (pair[0] + 1) % 4);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_usable_endpoint_is_found_whenever_there_is_one(
+            at in 0usize..4, seed: u64,
+            endpoints in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<f64>()), 0..40),
+        ) {
+            let picked = picker(ALL[at], seed).pick(
+                endpoints.len(),
+                |at| endpoints[at].2,
+                |at| endpoints[at].0,
+                |at| endpoints[at].1,
+            );
+            let usable = endpoints.iter().filter(|endpoint| endpoint.0);
+            match picked {
+                None => prop_assert_eq!(usable.count(), 0),
+                Some(at) => {
+                    prop_assert!(endpoints[at].0);
+                    let other = usable.clone().any(|endpoint| !endpoint.1);
+                    prop_assert!(!(endpoints[at].1 && other), "avoided though there was another");
+                }
+            }
+        }
+    }
+}

@@ -313,38 +313,52 @@ mod tests {
         assert_eq!(all.len(), 2);
     }
 
-    /// Eight workers, four connections, each worker keeping its connection idle until it is asked for it.
+    /// One worker's pool in small: a connection is kept idle until somebody else starves.
+    async fn work(connections: &Arc<Connections>, done: &watch::Sender<usize>) {
+        let idle = std::cell::Cell::new(None);
+        let calls = async {
+            for _ in 0..CALLS {
+                let permit = match idle.take() {
+                    Some(permit) => permit,
+                    None => connections.open().await,
+                };
+                tokio::task::yield_now().await;
+                done.send_modify(|done| *done += 1);
+                idle.set((!connections.is_starving()).then_some(permit));
+            }
+            let all = |done: &usize| *done == WORKERS * CALLS;
+            done.subscribe().wait_for(all).await.unwrap();
+        };
+        let gives_way = async {
+            let mut hunger = connections.hunger();
+            while hunger.changed().await.is_ok() {
+                if connections.is_starving() {
+                    idle.take();
+                }
+            }
+        };
+        tokio::select! { () = calls => {}, () = gives_way => {} }
+    }
+
+    const WORKERS: usize = 8;
+    const CALLS: usize = 100;
+
     #[test]
     fn four_connections_and_eight_workers_deadlock_nothing() {
         let connections = Connections::new(4);
-        let start = std::sync::Barrier::new(8);
-        let done = AtomicUsize::new(0);
+        let done = watch::Sender::new(0);
+        let worker = || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().build().unwrap();
+            let work = work(&connections, &done);
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), work).await })
+        };
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let worker = tokio::runtime::Builder::new_current_thread()
-                        .enable_time()
-                        .build()
-                        .unwrap();
-                    start.wait();
-                    worker.block_on(async {
-                        let mut hunger = connections.hunger();
-                        for _ in 0..50 {
-                            let permit = connections.open().await;
-                            done.fetch_add(1, Ordering::SeqCst);
-                            while !connections.is_starving() && done.load(Ordering::SeqCst) < 8 * 50
-                            {
-                                let asked = hunger.changed();
-                                let _ =
-                                    tokio::time::timeout(Duration::from_millis(20), asked).await;
-                            }
-                            drop(permit);
-                        }
-                    });
-                });
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(worker)).collect();
+            for worker in workers {
+                worker.join().unwrap().expect("no worker starves for ever");
             }
         });
-        assert_eq!(done.into_inner(), 400);
         assert_eq!(connections.count(), 0);
     }
 }
