@@ -1,0 +1,67 @@
+//! What every story stands on: a sidecar as a process, scripted peers, peers that no one here wrote.
+//!
+//! Everything listens on port 0 of loopback, so stories run side by side. Waiting is polling for a condition, with
+//! a deadline; nothing sleeps in the hope that something has happened.
+
+#![allow(dead_code, unused_imports, reason = "not every story needs every tool")]
+
+mod call;
+mod h2;
+mod origin;
+pub mod parts;
+mod raw;
+mod weft;
+
+use std::{
+    net::{TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use call::{Answer, Call};
+pub use h2::{Frame, H2Peer, block, flag, grpc_message, kind};
+pub use origin::{Origin, Reply, Seen};
+pub use raw::{RawClient, RawConnection, RawOrigin};
+pub use weft::{Failed, Weft};
+
+/// How long a condition may take before the test fails; a machine under load is slow, a broken one slower.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Polls until there is something, and returns it; fails the test after [`DEADLINE`].
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Polls until it is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    wait_for(what, || so().then_some(()));
+}
+
+/// The next connection of a listener, within [`DEADLINE`].
+#[track_caller]
+pub fn wait_for_connection(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).expect("a socket");
+    let (stream, _) = wait_for("a connection", || listener.accept().ok());
+    stream.set_nonblocking(false).expect("a socket");
+    stream
+}
+
+/// A loopback address that was free a moment ago, for programs that cannot be told port 0.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// An address where connections are refused.
+pub fn dead_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}

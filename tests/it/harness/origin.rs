@@ -1,0 +1,403 @@
+//! An HTTP origin that keeps what it is asked, in order, and answers what it is told. HTTP/1.1 and HTTP/2.
+//!
+//! For what an application would do. Where the bytes themselves matter, `RawOrigin` and `H2Peer` are the tools.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Body, Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+
+use super::wait_for;
+
+/// One request as it came, whole.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    /// The request target: path and query, or the whole URI over HTTP/2.
+    pub target: String,
+    pub version: http::Version,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub trailers: Vec<(String, String)>,
+    /// On which connection it came, from 0.
+    pub connection: usize,
+    pub at: Instant,
+}
+
+impl Seen {
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(found, _)| found == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn path(&self) -> &str {
+        let path = self
+            .target
+            .split_once("://")
+            .map_or(&self.target[..], |(_, rest)| {
+                rest.find('/').map_or("/", |at| &rest[at..])
+            });
+        path.split('?').next().unwrap_or(path)
+    }
+}
+
+/// What to answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    trailers: Vec<(String, String)>,
+    delay: Duration,
+    broken: bool,
+}
+
+impl Reply {
+    pub fn status(status: u16) -> Self {
+        Reply {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            trailers: Vec::new(),
+            delay: Duration::ZERO,
+            broken: false,
+        }
+    }
+
+    pub fn ok(body: impl Into<Vec<u8>>) -> Self {
+        Reply::status(200).body(body)
+    }
+
+    /// A gRPC answer with one message; `code` other than 0 goes into the trailers as well.
+    pub fn grpc(message: &[u8], code: u16) -> Self {
+        Reply::ok(super::grpc_message(message))
+            .header("content-type", "application/grpc")
+            .trailer("grpc-status", &code.to_string())
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn trailer(mut self, name: &str, value: &str) -> Self {
+        self.trailers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How long the origin thinks before its answer's head.
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// The body breaks off: the connection (HTTP/2: the stream) dies behind its last byte.
+    pub fn broken(mut self) -> Self {
+        self.broken = true;
+        self
+    }
+}
+
+type Answering = Box<dyn FnMut(&Seen) -> Reply + Send>;
+
+struct Book {
+    seen: Vec<Seen>,
+    next: VecDeque<Reply>,
+    otherwise: Answering,
+}
+
+/// The running origin. Dropping it closes every connection.
+pub struct Origin {
+    address: SocketAddr,
+    book: Arc<Mutex<Book>>,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Origin {
+    /// Answers 200 with the body `ok` to everything.
+    pub fn start() -> Self {
+        Origin::answering(|_| Reply::ok("ok"))
+    }
+
+    /// Answers what the closure says.
+    pub fn answering(answer: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
+        let mut origin = Origin {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            book: Arc::new(Mutex::new(Book {
+                seen: Vec::new(),
+                next: VecDeque::new(),
+                otherwise: Box::new(answer),
+            })),
+            accepted: Arc::default(),
+            open: Arc::default(),
+            running: None,
+        };
+        origin.start_again();
+        origin
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Answers the next requests with these, one each; then as before.
+    pub fn next(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.book
+            .lock()
+            .expect("no panic here")
+            .next
+            .extend(replies);
+    }
+
+    /// Answers so from now on.
+    pub fn answer(&self, answer: impl FnMut(&Seen) -> Reply + Send + 'static) {
+        self.book.lock().expect("no panic here").otherwise = Box::new(answer);
+    }
+
+    /// The requests that came whole, in order.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.book.lock().expect("no panic here").seen.clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.book.lock().expect("no panic here").seen.len()
+    }
+
+    /// Waits until at least so many requests came, and returns all.
+    #[track_caller]
+    pub fn wait_for_requests(&self, count: usize) -> Vec<Seen> {
+        wait_for(&format!("{count} requests at the origin"), || {
+            Some(self.requests()).filter(|seen| seen.len() >= count)
+        })
+    }
+
+    /// How many connections were ever accepted.
+    pub fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Closes the listener and every connection; what was seen is kept. Returns when it is done.
+    pub fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            // The thread has ended by itself if nobody listens.
+            let _ = running.stop.send(());
+            running.thread.join().expect("the origin did not panic");
+        }
+    }
+
+    /// Listens again on the same address.
+    pub fn start_again(&mut self) {
+        self.stop();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, bound) = std::sync::mpsc::channel();
+        let address = self.address;
+        let (book, accepted, open) = (
+            Arc::clone(&self.book),
+            Arc::clone(&self.accepted),
+            Arc::clone(&self.open),
+        );
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async move {
+                let listener = TcpListener::bind(address)
+                    .await
+                    .expect("the address is free");
+                let address = listener.local_addr().expect("bound");
+                ready.send(address).expect("the test waits");
+                tokio::select! {
+                    () = accept(listener, book, accepted, open) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        self.address = bound.recv().expect("the origin listens");
+        self.running = Some(Running { stop, thread });
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    book: Arc<Mutex<Book>>,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+) {
+    // Dropping the set ends the connections.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let number = accepted.fetch_add(1, Ordering::SeqCst);
+        open.fetch_add(1, Ordering::SeqCst);
+        let (book, open) = (Arc::clone(&book), Open(Arc::clone(&open)));
+        connections.spawn(async move {
+            let _open = open;
+            let service = service_fn(|request| answer(request, number, Arc::clone(&book)));
+            let mut first = [0; 4];
+            let h2 = loop {
+                match stream.peek(&mut first).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) if first[..count] != b"PRI "[..count] => break false,
+                    Ok(4) => break true,
+                    Ok(_) => tokio::task::yield_now().await,
+                }
+            };
+            let io = TokioIo::new(stream);
+            // A peer that goes away is no error of ours.
+            let _ = if h2 {
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .serve_connection(io, service)
+                    .await
+            } else {
+                hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(io, service)
+                    .await
+            };
+        });
+    }
+}
+
+/// One open connection; dropping it counts it off.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Outgoing = UnsyncBoxBody<Bytes, std::io::Error>;
+
+async fn answer(
+    request: Request<Incoming>,
+    connection: usize,
+    book: Arc<Mutex<Book>>,
+) -> Result<Response<Outgoing>, std::io::Error> {
+    let at = Instant::now();
+    let (head, body) = request.into_parts();
+    let collected = body.collect().await.map_err(std::io::Error::other)?;
+    let seen = Seen {
+        method: head.method.to_string(),
+        target: head.uri.to_string(),
+        version: head.version,
+        headers: fields(&head.headers),
+        trailers: collected.trailers().map(fields).unwrap_or_default(),
+        body: collected.to_bytes().to_vec(),
+        connection,
+        at,
+    };
+    let reply = {
+        let mut book = book.lock().expect("an answering closure did not panic");
+        let reply = book.next.pop_front();
+        let reply = reply.unwrap_or_else(|| (book.otherwise)(&seen));
+        book.seen.push(seen);
+        reply
+    };
+    tokio::time::sleep(reply.delay).await;
+    let mut response = Response::builder().status(reply.status);
+    for (name, value) in &reply.headers {
+        response = response.header(name, value);
+    }
+    response
+        .body(outgoing(reply))
+        .map_err(std::io::Error::other)
+}
+
+fn outgoing(reply: Reply) -> Outgoing {
+    if reply.trailers.is_empty() && !reply.broken {
+        let whole = Full::new(Bytes::from(reply.body));
+        return whole
+            .map_err(|never: Infallible| match never {})
+            .boxed_unsync();
+    }
+    let mut frames = vec![Ok(Frame::data(Bytes::from(reply.body)))];
+    if reply.broken {
+        frames.push(Err(std::io::Error::other("broken on purpose")));
+    } else {
+        let mut trailers = HeaderMap::new();
+        for (name, value) in reply.trailers {
+            let name: http::HeaderName = name.parse().expect("a trailer's name");
+            trailers.append(name, value.parse().expect("a trailer's value"));
+        }
+        frames.push(Ok(Frame::trailers(trailers)));
+    }
+    Frames(frames.into()).boxed_unsync()
+}
+
+/// A body of these frames, an error among them perhaps.
+struct Frames(VecDeque<Result<Frame<Bytes>, std::io::Error>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Poll::Ready(self.0.pop_front())
+    }
+}
+
+fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}
