@@ -24,7 +24,6 @@ pub struct UpstreamMetrics {
     pub kept: [IntCounter; Kept::ALL.len()],
     /// Set when a scrape asks.
     pub budget: IntGauge,
-    pub rejected_connections: IntCounter,
     pub rejected_pending: IntCounter,
     pub rejected_requests: IntCounter,
     pub ejections: IntCounter,
@@ -77,7 +76,6 @@ impl Metrics {
             retries: self.retries.with_label_values(&[upstream]),
             kept: Kept::ALL.map(|why| self.kept.with_label_values(&[upstream, why.word()])),
             budget: self.budget.with_label_values(&[upstream]),
-            rejected_connections: rejected("connections"),
             rejected_pending: rejected("pending"),
             rejected_requests: rejected("requests"),
             ejections: self.ejections.with_label_values(&[upstream]),
