@@ -8,6 +8,7 @@
 mod answer;
 mod decoder;
 mod error;
+mod exchange;
 mod head;
 mod incoming;
 mod outgoing;
