@@ -1,7 +1,8 @@
 //! Sends a request's body, no faster than the peer takes it.
 //!
 //! A frame is taken from the body only when the one before it has been handed over, and handed over only as far as
-//! the peer's windows and `max_send_buffer` allow: at most one frame of the body waits here.
+//! the peer's windows and `max_send_buffer` allow: at most one frame of the body waits here. Only the first bytes go
+//! ahead unasked.
 
 use std::{
     pin::Pin,
@@ -14,11 +15,19 @@ use http_body::Body;
 
 use super::send::tidy;
 
+/// Bytes handed over before the peer's windows are known to allow them; they wait in `h2` if they must.
+///
+/// `h2` grants no capacity to a stream whose head has not left, so a small body that asked first would follow its
+/// head in a second write: one write and one wake more for every unary call.
+const HEAD_START: usize = 16 * 1024;
+
 pub(super) struct Upload<B> {
     body: B,
     stream: SendStream<Bytes>,
     /// Taken from the body, not yet handed over.
     waiting: Bytes,
+    /// What is left of the head start.
+    ahead: usize,
     /// `waiting` is the body's last data.
     last: bool,
     /// A frame has been taken: the body is no longer whole.
@@ -34,6 +43,7 @@ where
             body,
             stream,
             waiting: Bytes::new(),
+            ahead: HEAD_START,
             last: false,
             begun: false,
         }
@@ -101,7 +111,13 @@ where
     /// Ready(true) once `waiting` is handed over, Ready(false) when the stream takes no more.
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         while !self.waiting.is_empty() {
-            let mut room = self.stream.capacity();
+            let mut room = match self.ahead >= self.waiting.len() {
+                true => {
+                    self.ahead -= self.waiting.len();
+                    self.waiting.len()
+                }
+                false => self.stream.capacity(),
+            };
             if room == 0 {
                 // Asked for only with data in hand: capacity held by an idle stream is lost to the others.
                 self.stream.reserve_capacity(self.waiting.len());
