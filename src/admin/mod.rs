@@ -1,5 +1,32 @@
 //! The operator's HTTP API, and what Prometheus scrapes.
+//!
+//! Two listeners: the API on loopback, and `/metrics`, `/live`, `/ready` for the scraper and the kubelet. Neither
+//! shares a port with traffic. What they show and do is the house's, behind the trait `House`.
 
+mod serve;
 mod settings;
 
-pub use settings::Settings;
+pub use serve::{Port, serve};
+pub use settings::*;
+
+use serde_json::Value;
+
+/// What the operator may ask of the house. Called on the keeper's thread.
+pub trait House: 'static {
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+    /// Whether new work is welcome; else why not.
+    fn ready(&self) -> Result<(), String>;
+    /// The addresses that are listened on.
+    fn listeners(&self) -> Value;
+    /// The effective configuration, secrets hidden.
+    fn config(&self) -> Value;
+    /// Reads the file again; the words say what changed, or why nothing did.
+    fn reload(&self) -> Result<String, String>;
+    /// Begins to leave, as SIGTERM does.
+    fn drain(&self);
+    /// Changes how much is logged.
+    fn log(&self, level: &str) -> Result<(), String>;
+    /// Every upstream with its endpoints.
+    fn upstreams(&self) -> impl Future<Output = Value>;
+}

@@ -1,1 +1,346 @@
 //! Builds the rooms in order, reloads them, empties the house.
+//!
+//! `run` is the whole life of a sidecar. Requests are carried by `worker` threads; everything else, discovery,
+//! admin, signals, reloads, runs on the calling thread's own runtime, so that none of it can delay a request.
+
+mod files;
+mod leave;
+mod listeners;
+mod reload;
+mod upstreams;
+mod worker;
+
+use std::{
+    cell::{Cell, RefCell},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context, anyhow};
+use serde_json::{Value, json};
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::Notify,
+};
+
+use crate::{
+    admin::{self, Port},
+    config::{self, Config, Loaded},
+    discover,
+    drain::{Drain, Stage},
+    http, inbound, outbound,
+    telemetry::{AccessLog, Direction, Level, Logs, Registry},
+};
+use listeners::Listeners;
+use upstreams::Upstreams;
+use worker::{Order, Plans, Start, Worker};
+
+/// Runs a sidecar until it is told to leave.
+pub fn run(file: &Path, level: &str) -> anyhow::Result<()> {
+    let loaded = Config::load(file).map_err(|diagnostics| anyhow!("{diagnostics}"))?;
+    let logs = Logs::start(level)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let handle = runtime.handle().clone();
+    runtime.block_on(live(file, loaded, logs.level(), handle))
+}
+
+async fn live(
+    file: &Path,
+    loaded: Loaded,
+    level: Level,
+    keeper: tokio::runtime::Handle,
+) -> anyhow::Result<()> {
+    for warning in loaded.warnings.iter() {
+        tracing::warn!("{warning}");
+    }
+    let house = Rc::new(House::build(file, loaded, level, keeper)?);
+    house.open()?;
+    let mut tasks = house.serve_admin()?;
+    tasks.push(tokio::task::spawn_local(reload::watch(house.clone())));
+    house.announce()?;
+    leave::when_told(&house).await;
+    for task in tasks {
+        task.abort();
+    }
+    house.end();
+    Ok(())
+}
+
+/// Everything a running sidecar is made of, on the keeper's thread.
+pub struct House {
+    file: PathBuf,
+    loaded: RefCell<Loaded>,
+    level: Level,
+    registry: Registry,
+    http: http::Metrics,
+    access: AccessLog,
+    /// Writes what is queued when it goes.
+    _access_guard: tracing_appender::non_blocking::WorkerGuard,
+    upstreams: Arc<Upstreams>,
+    workers: RefCell<Vec<Worker>>,
+    listeners: RefCell<Listeners>,
+    reloads: reload::Metrics,
+    stage: Cell<Stage>,
+    inbound_drain: Drain,
+    outbound_drain: Drain,
+    leave: Notify,
+}
+
+impl House {
+    fn build(
+        file: &Path,
+        loaded: Loaded,
+        level: Level,
+        keeper: tokio::runtime::Handle,
+    ) -> anyhow::Result<Self> {
+        let registry = Registry::new(env!("CARGO_PKG_VERSION"))?;
+        let (access, guard) = AccessLog::start(
+            loaded.config.telemetry.access_log,
+            &registry,
+            std::io::stdout(),
+        )?;
+        let http = http::Metrics::new(registry.inner())?;
+        let outbound = outbound::Metrics::new(registry.inner())?;
+        let reloads = reload::Metrics::new(registry.inner())?;
+        let system = discover::System::new(discover::Files::system())
+            .context("the name servers of this machine")?;
+        let discovery =
+            discover::Shared::new(Arc::new(system), discover::Metrics::new(registry.inner())?);
+        let upstreams = Upstreams::new(outbound, discovery, keeper);
+        Ok(House {
+            file: file.to_owned(),
+            loaded: RefCell::new(loaded),
+            level,
+            registry,
+            http,
+            access,
+            _access_guard: guard,
+            upstreams,
+            workers: RefCell::default(),
+            listeners: RefCell::default(),
+            reloads,
+            stage: Cell::new(Stage::Serving),
+            inbound_drain: Drain::new(),
+            outbound_drain: Drain::new(),
+            leave: Notify::new(),
+        })
+    }
+
+    /// Listens everywhere, then starts the workers: a port that is taken stops us before a request is.
+    fn open(&self) -> anyhow::Result<()> {
+        let loaded = self.loaded.borrow();
+        let workers = files::workers(loaded.config.workers);
+        let cap = files::raise()?;
+        let opened = self
+            .listeners
+            .borrow_mut()
+            .follow(&loaded.config, workers)?;
+        self.upstreams
+            .own(self.listeners.borrow().addresses().into());
+        let plans = self.plans(&loaded.config)?;
+        let cap = http::Cap::new(cap);
+        for number in 0..workers {
+            let start = Start {
+                plans: plans.clone(),
+                access: self.access.clone(),
+                metrics: self.http.clone(),
+                cap: cap.clone(),
+                inbound_drain: self.inbound_drain.clone(),
+                outbound_drain: self.outbound_drain.clone(),
+            };
+            self.workers
+                .borrow_mut()
+                .push(Worker::start(number, start)?);
+        }
+        self.deal(opened);
+        Ok(())
+    }
+
+    /// Gives each worker its socket of every new listener.
+    fn deal(&self, opened: Vec<listeners::Opened>) {
+        let workers = self.workers.borrow();
+        for mut opened in opened {
+            for worker in workers.iter() {
+                if let Some(opening) = opened.opening() {
+                    worker.give(Order::Open(opening));
+                }
+            }
+        }
+    }
+
+    fn plans(&self, config: &Config) -> anyhow::Result<Plans> {
+        let upstreams = self.upstreams.named(&config.upstreams);
+        let own = self.listeners.borrow().addresses();
+        let plan = outbound::Plan::compile(
+            &config.outbound,
+            upstreams,
+            self.upstreams.clone(),
+            own.into(),
+            &self.http,
+        );
+        let plan = plan.map_err(|problems| {
+            let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow!("{}", words.join("\n"))
+        })?;
+        Ok(Plans {
+            inbound: Arc::new(inbound::Plan::compile(&config.inbound, &self.http)),
+            outbound: Arc::new(plan),
+            inbound_timers: config.inbound.timers,
+            outbound_timers: config.outbound.timers,
+        })
+    }
+
+    fn serve_admin(self: &Rc<Self>) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+        let mut tasks = Vec::new();
+        for (port, socket) in self.listeners.borrow_mut().admin() {
+            let house = self.clone();
+            tasks.push(tokio::task::spawn_local(async move {
+                if let Err(error) = admin::serve(socket, port, house).await {
+                    tracing::error!(%error, "an admin port cannot be served");
+                }
+            }));
+        }
+        Ok(tasks)
+    }
+
+    /// Says where we listen: in the log, and in the file that `WEFT_READY_FILE` names.
+    fn announce(&self) -> anyhow::Result<()> {
+        let listeners = self.listeners.borrow().json();
+        tracing::info!(%listeners, "listening");
+        if let Some(path) = std::env::var_os("WEFT_READY_FILE") {
+            files::write_whole(Path::new(&path), listeners.to_string().as_bytes())
+                .with_context(|| format!("WEFT_READY_FILE {}", Path::new(&path).display()))?;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, direction: Direction, stage: Stage) {
+        for worker in self.workers.borrow().iter() {
+            worker.give(Order::Enter(direction, stage));
+        }
+    }
+
+    fn end(&self) {
+        for worker in self.workers.take() {
+            worker.end();
+        }
+    }
+}
+
+impl admin::House for House {
+    fn metrics(&self) -> String {
+        let now = Instant::now();
+        for upstream in self.upstreams.all() {
+            upstream.scrape(now);
+        }
+        self.registry
+            .text()
+            .unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.stage.get() {
+            Stage::Serving => Ok(()),
+            _ => Err("leaving".to_owned()),
+        }
+    }
+
+    fn listeners(&self) -> Value {
+        self.listeners.borrow().json()
+    }
+
+    fn config(&self) -> Value {
+        config::values(&self.loaded.borrow())
+    }
+
+    fn reload(&self) -> Result<String, String> {
+        self.reload_now()
+    }
+
+    fn drain(&self) {
+        self.leave.notify_one();
+    }
+
+    fn log(&self, level: &str) -> Result<(), String> {
+        self.level.set(level).map_err(|error| error.to_string())
+    }
+
+    async fn upstreams(&self) -> Value {
+        let mut reports = Vec::new();
+        let asked: Vec<_> = self
+            .workers
+            .borrow()
+            .iter()
+            .map(|worker| {
+                let (to, from) = tokio::sync::oneshot::channel();
+                worker.give(Order::Report(to));
+                from
+            })
+            .collect();
+        for from in asked {
+            reports.push(from.await.unwrap_or_default());
+        }
+        let now = Instant::now();
+        let upstreams = self.upstreams.all();
+        json!(
+            upstreams
+                .iter()
+                .map(|upstream| upstream_json(upstream, &reports, now))
+                .collect::<Vec<_>>()
+        )
+    }
+}
+
+fn upstream_json(
+    upstream: &outbound::Upstream,
+    reports: &[Vec<worker::EndpointReport>],
+    now: Instant,
+) -> Value {
+    let members = upstream.members().borrow().clone();
+    let load = upstream.breaker.load();
+    let endpoints: Vec<Value> = members
+        .list
+        .iter()
+        .map(|member| {
+            let seen: Vec<Value> = reports
+                .iter()
+                .enumerate()
+                .flat_map(|(worker, reports)| reports.iter().map(move |report| (worker, report)))
+                .filter(|(_, report)| report.upstream == upstream.name && report.address == member.address)
+                .map(|(worker, report)| {
+                    json!({
+                        "worker": worker,
+                        "ewmaMs": report.ewma_ms,
+                        "inFlight": report.in_flight,
+                        "idleConnections": report.idle,
+                        "http2Connections": report.http2,
+                    })
+                })
+                .collect();
+            json!({ "address": member.address.to_string(), "state": state_json(&member.health, now), "workers": seen })
+        })
+        .collect();
+    json!({
+        "name": &*upstream.name,
+        "resolved": members.known,
+        "connections": load.connections,
+        "pending": load.pending,
+        "requests": load.requests,
+        "endpoints": endpoints,
+    })
+}
+
+fn state_json(health: &crate::resilience::Health, now: Instant) -> Value {
+    use crate::resilience::State;
+    match health.state(now) {
+        State::Healthy { failures } => json!({ "is": "healthy", "failuresInARow": failures }),
+        State::Ejected { left, times } => {
+            json!({ "is": "ejected", "leftMs": left.as_millis() as u64, "times": times })
+        }
+        State::Probing { times } => json!({ "is": "probing", "times": times }),
+    }
+}

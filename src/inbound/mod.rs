@@ -117,6 +117,11 @@ impl Landlord for Open {
 }
 
 impl Local {
+    /// Before the first plan.
+    pub fn empty() -> Rc<Self> {
+        Rc::new(Local { ways: Vec::new() })
+    }
+
     /// Takes over the connections of `before` to addresses that are still the application's.
     pub fn new(
         plan: &Plan,

@@ -4,6 +4,7 @@
 //! estimates and connections, is its `Cluster`.
 
 use std::{
+    any::Any,
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -95,6 +96,8 @@ pub struct Upstream {
     pub meter: Meter,
     members: watch::Sender<Members>,
     healths: Mutex<HashMap<SocketAddr, Arc<Health>>>,
+    /// What lives as long as this upstream does.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
     endpoints: IntGaugeVec,
 }
 
@@ -122,6 +125,7 @@ impl Upstream {
             },
             members: watch::Sender::new(Members::default()),
             healths: Mutex::default(),
+            kept: Mutex::default(),
             endpoints: metrics.endpoints.clone(),
             settings,
         })
@@ -154,6 +158,11 @@ impl Upstream {
             list,
             loops: loops.into(),
         });
+    }
+
+    /// Keeps `held` until this upstream is gone.
+    pub fn keep(&self, held: Box<dyn Any + Send>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
     }
 
     pub fn members(&self) -> watch::Receiver<Members> {

@@ -42,6 +42,23 @@ pub struct UpstreamSettings {
     pub panic: Panic,
 }
 
+impl UpstreamSettings {
+    /// An upstream of these endpoints and nothing but defaults.
+    pub fn to(endpoints: Source) -> Self {
+        UpstreamSettings {
+            endpoints,
+            listen: Listen::default(),
+            protocol: Protocol::default(),
+            timeouts: ConnectTimeout::default(),
+            tls: Tls::default(),
+            load_balancing: balance::Settings::default(),
+            limits: Limits::default(),
+            outlier: Outlier::default(),
+            panic: Panic::default(),
+        }
+    }
+}
+
 /// What an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

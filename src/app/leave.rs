@@ -1,0 +1,63 @@
+//! How the house empties: say so, let callers go, finish what is under way, then force.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::House;
+use crate::{
+    drain::{Drain, Stage},
+    telemetry::Direction,
+};
+
+/// After force: the time connections have to notice.
+const LAST: Duration = Duration::from_millis(500);
+
+/// Waits for SIGTERM, SIGINT or POST /drain, then leaves; a second signal forces.
+pub async fn when_told(house: &Rc<House>) {
+    let (Ok(mut term), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return house.leave.notified().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+        () = house.leave.notified() => {}
+    }
+    tokio::select! {
+        () = leave(house) => {}
+        _ = term.recv() => tracing::warn!("told twice: leaving at once"),
+        _ = interrupt.recv() => tracing::warn!("told twice: leaving at once"),
+    }
+}
+
+async fn leave(house: &Rc<House>) {
+    let shutdown = house.loaded.borrow().config.shutdown;
+    house.stage.set(Stage::LameDuck);
+    tracing::info!(lame_duck = %shutdown.lame_duck, grace = %shutdown.grace, "leaving");
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        house.enter(direction, Stage::LameDuck);
+    }
+    tokio::time::sleep(shutdown.lame_duck.duration()).await;
+    let end = tokio::time::Instant::now() + shutdown.grace.duration();
+    // Callers first: while they finish, the application still needs its way out.
+    empty(house, Direction::Inbound, &house.inbound_drain, end).await;
+    empty(house, Direction::Outbound, &house.outbound_drain, end).await;
+    tracing::info!("left");
+}
+
+async fn empty(house: &House, direction: Direction, drain: &Drain, end: tokio::time::Instant) {
+    house.enter(direction, Stage::Draining);
+    if tokio::time::timeout_at(end, drain.empty()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(
+        direction = direction.word(),
+        connections = drain.held(),
+        "grace is over: cutting what is left"
+    );
+    house.enter(direction, Stage::Forced);
+    let _ = tokio::time::timeout(LAST, drain.empty()).await;
+}

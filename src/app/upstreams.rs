@@ -1,0 +1,157 @@
+//! The upstreams of the process: made of the file's settings, kept over reloads while their settings stay, each
+//! followed by a task that tells it who its endpoints are.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+};
+
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use crate::{
+    discover::{self, Shared, Source, Watched},
+    net,
+    outbound::{Metrics, Strangers, Upstream, UpstreamSettings},
+    units::{Address, ServiceName},
+};
+
+/// What metrics call every upstream that the file does not name.
+const STRANGER: &str = "passthrough";
+
+pub struct Upstreams {
+    metrics: Metrics,
+    discovery: Shared,
+    /// Where discovery runs.
+    keeper: Handle,
+    own: Arc<RwLock<Arc<[SocketAddr]>>>,
+    named: Mutex<HashMap<ServiceName, Followed>>,
+    strangers: Mutex<HashMap<(Box<str>, u16), Weak<Upstream>>>,
+}
+
+struct Followed {
+    upstream: Arc<Upstream>,
+    _task: Task,
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Upstreams {
+    pub fn new(metrics: Metrics, discovery: Shared, keeper: Handle) -> Arc<Self> {
+        Arc::new(Upstreams {
+            metrics,
+            discovery,
+            keeper,
+            own: Arc::new(RwLock::new(Arc::new([]))),
+            named: Mutex::default(),
+            strangers: Mutex::default(),
+        })
+    }
+
+    /// Says which addresses are our own listeners: no upstream's endpoint may be one.
+    pub fn own(&self, addresses: Arc<[SocketAddr]>) {
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// The upstreams of a file, in its order. Those whose settings did not change are the same as before.
+    pub fn named<'a>(
+        &self,
+        file: impl IntoIterator<Item = (&'a ServiceName, &'a UpstreamSettings)>,
+    ) -> Vec<Arc<Upstream>> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *named);
+        let mut all = Vec::new();
+        for (name, settings) in file {
+            let same = before
+                .remove(name)
+                .filter(|followed| followed.upstream.settings == *settings);
+            let followed = same.unwrap_or_else(|| {
+                let upstream = Upstream::new(name, name, settings.clone(), &self.metrics);
+                let task = self.follow(&upstream, &settings.endpoints, name);
+                Followed {
+                    upstream,
+                    _task: task,
+                }
+            });
+            all.push(followed.upstream.clone());
+            named.insert(name.clone(), followed);
+        }
+        all
+    }
+
+    /// Every upstream that is alive, for those who look.
+    pub fn all(&self) -> Vec<Arc<Upstream>> {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = named
+            .values()
+            .map(|followed| followed.upstream.clone())
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn follow(&self, upstream: &Arc<Upstream>, source: &Source, label: &str) -> Task {
+        let _keeper = self.keeper.enter();
+        let watched = discover::watch(source, label, &self.discovery);
+        let mut endpoints = watched.endpoints();
+        let tell = {
+            let own = self.own.clone();
+            move |upstream: &Upstream, endpoints: &discover::Endpoints| {
+                let own = own.read().unwrap_or_else(PoisonError::into_inner).clone();
+                if endpoints.is_known() {
+                    upstream.endpoints_are(&endpoints.addresses, |address| {
+                        own.iter().any(|own| net::reaches(address, *own))
+                    });
+                }
+            }
+        };
+        tell(upstream, &endpoints.borrow_and_update());
+        let upstream = Arc::downgrade(upstream);
+        Task(self.keeper.spawn(async move {
+            let _watched: Watched = watched;
+            while endpoints.changed().await.is_ok() {
+                let Some(upstream) = upstream.upgrade() else {
+                    return;
+                };
+                tell(&upstream, &endpoints.borrow_and_update());
+            }
+            std::future::pending::<()>().await
+        }))
+    }
+}
+
+impl Strangers for Upstreams {
+    fn upstream(&self, host: &str, port: u16) -> Arc<Upstream> {
+        let mut strangers = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (Box::from(host), port);
+        if let Some(upstream) = strangers.get(&key).and_then(Weak::upgrade) {
+            return upstream;
+        }
+        strangers.retain(|_, upstream| upstream.strong_count() > 0);
+        let name = format!("{host}:{port}");
+        let source = match host.parse().map(|ip| SocketAddr::new(ip, port)) {
+            Ok(address) => Source::Static(vec![crate::units::SocketAddress(address)]),
+            // A host that is no name resolves to nothing, and the call says so.
+            Err(_) => match name.parse::<Address>() {
+                Ok(address) => Source::Dns(address),
+                Err(_) => Source::Static(Vec::new()),
+            },
+        };
+        let settings = UpstreamSettings::to(source.clone());
+        let upstream = Upstream::new(&name, STRANGER, settings, &self.metrics);
+        let task = self.follow(&upstream, &source, STRANGER);
+        upstream.keep(Box::new(task));
+        strangers.insert(key, Arc::downgrade(&upstream));
+        upstream
+    }
+}
