@@ -1,10 +1,14 @@
 //! What the operating system allows us: threads, file descriptors, a file written whole.
 
-use std::{fs, io, path::Path, thread};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Workers;
+use crate::{config::Workers, discover};
 
 /// Of the file descriptors, this share may be accepted connections: the rest is for upstreams and files.
 const SHARE: u64 = 80;
@@ -60,4 +64,15 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     partial.push(".partial");
     fs::write(&partial, bytes)?;
     fs::rename(&partial, path)
+}
+
+/// Where names are looked up: `WEFT_RESOLV_CONF` and `WEFT_HOSTS` stand in for the files of the machine.
+pub fn name_service() -> discover::Files {
+    let file = |variable: &str, usual: &str| {
+        env::var_os(variable).map_or_else(|| usual.into(), PathBuf::from)
+    };
+    discover::Files {
+        resolv_conf: file("WEFT_RESOLV_CONF", "/etc/resolv.conf"),
+        hosts: file("WEFT_HOSTS", "/etc/hosts"),
+    }
 }

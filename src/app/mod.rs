@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Port},
+    admin,
     config::{self, Config, Loaded},
     discover,
     drain::{Drain, Stage},
@@ -106,10 +106,12 @@ impl House {
         let http = http::Metrics::new(registry.inner())?;
         let outbound = outbound::Metrics::new(registry.inner())?;
         let reloads = reload::Metrics::new(registry.inner())?;
-        let system = discover::System::new(discover::Files::system())
+        let system = discover::System::new(files::name_service())
             .context("the name servers of this machine")?;
-        let discovery =
-            discover::Shared::new(Arc::new(system), discover::Metrics::new(registry.inner())?);
+        let discovery = discover::Shared::new(
+            Arc::new(system),
+            discover::Metrics::register(registry.inner())?,
+        );
         let upstreams = Upstreams::new(outbound, discovery, keeper);
         Ok(House {
             file: file.to_owned(),
