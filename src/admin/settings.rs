@@ -9,6 +9,7 @@ use crate::units::SocketAddress;
 
 /// The operator's ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Admin")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// The admin API; loopback only.

@@ -4,7 +4,7 @@
 
 use std::{error, fmt};
 
-use super::tree::{Id, Place, short};
+use super::tree::{Id, Place, safe};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,12 +82,12 @@ impl Diagnostic {
             .and_then(|place| text.lines().nth(place.line - 1));
         Diagnostic {
             level: problem.level,
-            file: short(file).into_owned(),
+            file: safe(file),
             place: problem.place,
-            path,
-            words: problem.words,
-            help: problem.help,
-            line: line.map(str::to_owned),
+            path: safe(&path),
+            words: safe(&problem.words),
+            help: problem.help.map(|help| safe(&help)),
+            line: line.map(|line| safe(&line.replace('\t', " "))),
         }
     }
 }
@@ -184,24 +184,8 @@ fn snippet(f: &mut fmt::Formatter<'_>, place: Place, line: &str) -> fmt::Result 
     const SHOWN: usize = 110;
     let start = (place.column - 1).saturating_sub(BEFORE);
     let start = if place.column <= SHOWN - 20 { 0 } else { start };
-    let printable = |c: char| if c == '\t' { ' ' } else { c };
-    let mut shown: String = line
-        .chars()
-        .skip(start)
-        .take(SHOWN)
-        .map(printable)
-        .collect();
-    shown.truncate(shown.trim_end().len());
-    let shown: String = shown
-        .chars()
-        .map(|c| {
-            if short(c.encode_utf8(&mut [0; 4])) == c.to_string() {
-                c
-            } else {
-                '\u{fffd}'
-            }
-        })
-        .collect();
+    let shown: String = line.chars().skip(start).take(SHOWN).collect();
+    let shown = shown.trim_end();
     let room = shown.chars().count() + 1;
     let caret = (place.column - 1 - start).min(room);
     let meant: String = shown.chars().skip(caret).take(place.width).collect();

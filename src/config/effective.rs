@@ -45,12 +45,12 @@ fn hide(value: &mut Value, at: &Steps, loaded: &Loaded) {
             }
         }
         Value::String(text) => {
-            let [.., Step::Key(group), Step::Key(name)] = &**at else {
-                return;
-            };
-            if !matches!(group.as_str(), "set" | "add" | "headers") {
+            if !is_field(at) {
                 return;
             }
+            let Some(Step::Key(name)) = at.last() else {
+                return;
+            };
             let secret = [
                 "authorization",
                 "cookie",
@@ -67,6 +67,14 @@ fn hide(value: &mut Value, at: &Steps, loaded: &Loaded) {
         }
         _ => {}
     }
+}
+
+/// Whether a value is that of a header field, where credentials stand.
+fn is_field(at: &Steps) -> bool {
+    let [.., Step::Key(group), Step::Key(_)] = &**at else {
+        return false;
+    };
+    matches!(group.as_str(), "set" | "add" | "headers")
 }
 
 struct Printer<'a> {
@@ -102,7 +110,12 @@ impl Printer<'_> {
             }
             flat => {
                 let origin = self.loaded.origins.of(at);
-                let _ = writeln!(self.text, " {}  # {origin}", scalar(flat));
+                let mut shown = scalar(flat);
+                // A text that has `${` in it is not a reference, unless it is one.
+                if !is_field(at) || self.loaded.origins.written(at).is_none() {
+                    shown = shown.replace("${", "$${");
+                }
+                let _ = writeln!(self.text, " {shown}  # {origin}");
             }
         }
     }

@@ -10,12 +10,13 @@ use serde::Deserialize;
 use super::{
     Config,
     build::build,
+    cause::{About, Cause},
     diagnostic::{Diagnostic, Diagnostics, Level, Problem},
     expand::expand,
     lint,
     nearest::nearest,
     origin::Origins,
-    read::{About, Cause, Reading, Value},
+    read::{Reading, Value},
     tree::{Id, Kind, Step, Tree, path, short},
 };
 
@@ -144,20 +145,20 @@ fn read(tree: &Tree, dropped: &mut HashSet<Id>, problems: &mut Vec<Problem>) -> 
 
 /// Whether an error only follows from one that was told: what is missing was dropped, or is what a wrong key meant.
 fn follows(tree: &Tree, dropped: &HashSet<Id>, about: About, cause: &Cause) -> bool {
-    let gone: Vec<&str> = match &tree.node(about.value).kind {
-        Kind::Map(entries) => {
-            let gone = entries
-                .iter()
-                .filter(|entry| dropped.contains(&entry.value));
-            gone.map(|entry| tree.text(entry.key)).collect()
-        }
-        _ => return false,
+    let Kind::Map(entries) = &tree.node(about.value).kind else {
+        return false;
     };
+    let gone = entries
+        .iter()
+        .filter(|entry| dropped.contains(&entry.value));
+    let gone: Vec<&str> = gone.map(|entry| tree.text(entry.key)).collect();
     match cause {
         Cause::Missing(key) => gone
             .iter()
             .any(|gone| gone == key || nearest(gone, &[key]).is_some()),
         Cause::OneKey(0) => !gone.is_empty(),
+        // What a type says of its own accord of a mapping that lost every key.
+        Cause::Words(_) => !gone.is_empty() && gone.len() == entries.len(),
         _ => false,
     }
 }
@@ -252,21 +253,4 @@ fn told(problems: Vec<Problem>, tree: &Tree, name: &str, text: &str) -> Diagnost
             .all(|one| one.level == Level::Error || one.place.is_some())
     );
     Diagnostics::new(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Loaded, String> {
-        let environment = |name: &str| (name == "PORT").then(|| "8080".to_owned());
-        Config::parse_with(text, "weft.yaml", &environment).map_err(|all| all.to_string())
-    }
-
-    #[test]
-    fn an_empty_file_is_a_working_one() {
-        for empty in ["", "# nothing\n", "---\n", "{}", "version: weft/v1"] {
-            assert_eq!(load(empty).unwrap().config, Config::default(), "{empty}");
-        }
-    }
 }

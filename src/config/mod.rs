@@ -5,6 +5,7 @@
 //! it.
 
 mod build;
+mod cause;
 mod diagnostic;
 mod effective;
 mod expand;
@@ -16,6 +17,8 @@ mod read;
 mod restart;
 mod schema;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Level};

@@ -10,11 +10,18 @@ pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         let lower = name.to_ascii_lowercase();
         let distance = distance(word.as_bytes(), lower.as_bytes());
         let longer = word.len().max(lower.len());
+        let stem = word
+            .bytes()
+            .zip(lower.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
         let begins = word.len() >= 3
             && lower.len() >= 3
             && (lower.starts_with(&word) || word.starts_with(&lower));
         let ends = word.len() >= 4 && lower.ends_with(&word);
-        (distance <= (longer / 3).max(1) || begins || ends).then_some((distance, *name))
+        let same_stem = stem >= 4 && distance <= 3;
+        (distance <= (longer / 4).max(1) || same_stem || begins || ends)
+            .then_some((distance, *name))
     };
     let mut names: Vec<_> = known.iter().filter_map(near).collect();
     names.sort();
@@ -55,6 +62,7 @@ mod tests {
             ("Name", Some("name")),
             ("backend_request", Some("backendRequest")),
             ("kafka", None),
+            ("hostess", Some("hosts")),
             ("", None),
         ] {
             assert_eq!(nearest(word, &known), meant, "{word}");

@@ -3,14 +3,17 @@
 //! What was dropped after an earlier error is passed over, so that a file is read again and again until all that is
 //! wrong with it has been found.
 
-use std::{cell::RefCell, collections::HashSet, fmt};
+use std::{cell::RefCell, collections::HashSet};
 
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess, SeqAccess,
     Unexpected, VariantAccess, Visitor,
 };
 
-use super::tree::{Entry, Id, Kind, Meaning, Scalar, Tree, short};
+use super::{
+    cause::{Cause, Error},
+    tree::{Entry, Id, Kind, Meaning, Scalar, Tree},
+};
 
 /// A reading of a tree.
 pub struct Reading<'t> {
@@ -19,123 +22,6 @@ pub struct Reading<'t> {
     pub dropped: &'t HashSet<Id>,
     /// Unquoted words that other YAML readers take for booleans, where a text is meant.
     pub doubtful: RefCell<Vec<Id>>,
-}
-
-/// Why a value could not be made, and of what.
-#[derive(Debug)]
-pub struct Error(Box<Facts>);
-
-#[derive(Debug)]
-struct Facts {
-    about: Option<About>,
-    cause: Cause,
-}
-
-/// A value, or the key before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct About {
-    pub value: Id,
-    pub on_key: bool,
-}
-
-/// What is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
-    Words(String),
-    UnknownKey {
-        found: String,
-        known: &'static [&'static str],
-    },
-    UnknownWord {
-        found: String,
-        known: &'static [&'static str],
-    },
-    Missing(&'static str),
-    /// Expected, found.
-    Type(String, String),
-    /// A mapping with one key was expected; it has so many.
-    OneKey(usize),
-}
-
-impl Error {
-    fn new(cause: Cause) -> Self {
-        Error(Box::new(Facts { about: None, cause }))
-    }
-
-    /// Says what it is about, unless something deeper has said it.
-    fn about(mut self, value: Id, on_key: bool) -> Self {
-        self.0.about.get_or_insert(About { value, on_key });
-        self
-    }
-
-    pub fn into_parts(self) -> (Option<About>, Cause) {
-        (self.0.about, self.0.cause)
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0.cause)
-    }
-}
-
-impl de::Error for Error {
-    fn custom<T: fmt::Display>(words: T) -> Self {
-        Error::new(Cause::Words(words.to_string()))
-    }
-
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Error::new(Cause::Type(wanted(&expected.to_string()), name(found)))
-    }
-
-    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::invalid_type(found, expected)
-    }
-
-    fn unknown_field(found: &str, known: &'static [&'static str]) -> Self {
-        let found = found.to_owned();
-        Error::new(Cause::UnknownKey { found, known })
-    }
-
-    fn unknown_variant(found: &str, known: &'static [&'static str]) -> Self {
-        let found = found.to_owned();
-        Error::new(Cause::UnknownWord { found, known })
-    }
-
-    fn missing_field(key: &'static str) -> Self {
-        Error::new(Cause::Missing(key))
-    }
-}
-
-/// What serde's own words for an expectation are called here.
-fn wanted(expected: &str) -> String {
-    let name = match expected {
-        "u8" => "a whole number from 0 to 255",
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" => "a whole number",
-        "a boolean" => "true or false",
-        "a string" | "path string" => "a text",
-        "a sequence" => "a list",
-        "a map" => "a mapping",
-        other if other.starts_with("struct ") => "a mapping",
-        other => other,
-    };
-    name.to_owned()
-}
-
-fn name(found: Unexpected<'_>) -> String {
-    match found {
-        Unexpected::Bool(value) => format!("the boolean `{value}`"),
-        Unexpected::Unsigned(number) => format!("the number {number}"),
-        Unexpected::Str(text) => format!("the text `{}`", short(text)),
-        Unexpected::Unit | Unexpected::Option => "nothing".into(),
-        Unexpected::Seq => "a list".into(),
-        Unexpected::Map => "a mapping".into(),
-        other => other.to_string(),
-    }
 }
 
 /// One node of a reading.
@@ -235,7 +121,7 @@ impl<'r, 't> Value<'r, 't> {
         });
         // What a visitor says of its own accord is about the entry that it saw last; only a missing key is about the
         // mapping.
-        made.map_err(|error| match (last, &error.0.cause) {
+        made.map_err(|error| match (last, error.cause()) {
             (Some(entry), Cause::Words(_) | Cause::UnknownKey { .. }) => error.about(entry, true),
             _ => error,
         })
@@ -405,10 +291,8 @@ impl<'t> MapAccess<'t> for Entries<'_, '_, 't> {
         *self.last = Some(entry.value);
         // The key's own deserializer says that the error is about the key; here that means its value's entry.
         let key = seed.deserialize(map.child(entry.key));
-        key.map(Some).map_err(|mut error| {
-            error.0.about = None;
-            error.about(entry.value, true)
-        })
+        key.map(Some)
+            .map_err(|error| error.about_nothing().about(entry.value, true))
     }
 
     fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, Error> {
@@ -434,10 +318,7 @@ impl<'r, 't> EnumAccess<'t> for Variant<'r, 't> {
         self,
         seed: S,
     ) -> Result<(S::Value, Content<'r, 't>), Error> {
-        let word = seed.deserialize(self.word).map_err(|mut error| {
-            error.0.about = None;
-            error
-        })?;
+        let word = seed.deserialize(self.word).map_err(Error::about_nothing)?;
         let content = Content { value: self.value };
         Ok((word, content))
     }

@@ -1,7 +1,7 @@
 //! The JSON Schema of the routing file, made from its types: editors complete and check with it.
 
 use schemars::{generate::SchemaSettings, transform::RestrictFormats};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::Config;
 
@@ -12,29 +12,77 @@ pub fn schema() -> Value {
         .into_generator()
         .into_root_schema_for::<Config>()
         .to_value();
-    without_local_defaults(&mut schema);
+    as_it_is_read(&mut schema);
     if let Value::Object(schema) = &mut schema {
         schema.insert("title".into(), "weft's routing file".into());
     }
     schema
 }
 
-/// Takes out the defaults that this machine's environment decides, and those of whole mappings, which only repeat what
-/// their keys say.
-fn without_local_defaults(value: &mut Value) {
+/// What the types cannot say of themselves.
+fn as_it_is_read(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            let local = map
-                .get("description")
-                .and_then(Value::as_str)
-                .is_some_and(|words| words.contains('$'));
-            if local || map.get("default").is_some_and(Value::is_object) {
-                map.remove("default");
-            }
-            map.values_mut().for_each(without_local_defaults);
+            without_local_default(map);
+            without_null(map);
+            with_reference(map);
+            map.values_mut().for_each(as_it_is_read);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_local_defaults),
+        Value::Array(items) => items.iter_mut().for_each(as_it_is_read),
         _ => {}
+    }
+}
+
+/// Takes out a default that this machine's environment decides, or of a whole mapping, whose keys say it already.
+fn without_local_default(map: &mut Map<String, Value>) {
+    let words = map.get("description").and_then(Value::as_str);
+    let local = words.is_some_and(|words| words.contains('$'));
+    if local || map.get("default").is_some_and(Value::is_object) {
+        map.remove("default");
+    }
+}
+
+/// A key that is left out is not null: nothing after a `:` is an error.
+fn without_null(map: &mut Map<String, Value>) {
+    if let Some(Value::Array(kinds)) = map.get_mut("type") {
+        kinds.retain(|kind| kind != "null");
+        if let [one] = kinds.as_slice() {
+            let one = one.clone();
+            map.insert("type".into(), one);
+        }
+    }
+    if let Some(Value::Array(kinds)) = map.get_mut("anyOf") {
+        kinds.retain(|kind| kind.get("type").is_none_or(|kind| kind != "null"));
+        if let [Value::Object(one)] = kinds.as_slice() {
+            let one = one.clone();
+            map.remove("anyOf");
+            map.extend(one);
+        }
+    }
+}
+
+/// `${NAME}` stands wherever a scalar does.
+fn with_reference(map: &mut Map<String, Value>) {
+    const REFERENCE: &str = "\\$\\{";
+    if let Some(Value::String(pattern)) = map.get_mut("pattern")
+        && pattern != REFERENCE
+    {
+        *pattern = format!("{pattern}|{REFERENCE}");
+    }
+    if map
+        .get("type")
+        .is_some_and(|kind| kind == "integer" || kind == "boolean")
+    {
+        let kind = map["type"].take();
+        map.insert("type".into(), json!([kind, "string"]));
+        map.insert("pattern".into(), REFERENCE.into());
+    }
+    for key in ["oneOf", "anyOf"] {
+        if let Some(Value::Array(kinds)) = map.get_mut(key)
+            && kinds.iter().any(|kind| kind.get("const").is_some())
+        {
+            kinds.push(json!({ "type": "string", "pattern": REFERENCE }));
+        }
     }
 }
 

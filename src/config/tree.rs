@@ -283,22 +283,20 @@ pub fn path(steps: &[Step]) -> String {
     path
 }
 
-/// A text as it may stand in a message: at most 60 characters, nothing that a terminal obeys.
+/// A text as it may stand in a message: at most 60 characters.
 pub fn short(text: &str) -> Cow<'_, str> {
-    let safe = |c: char| {
-        !c.is_control()
-            && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    match text.char_indices().nth(60) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// A text without anything that a terminal obeys: control characters, and those that turn the direction of writing.
+pub fn safe(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let safe = |c: char| match c.is_control() || turns(c) {
+        true => '\u{fffd}',
+        false => c,
     };
-    if text.len() <= 60 && text.chars().all(safe) {
-        return Cow::Borrowed(text);
-    }
-    let mut words: String = text
-        .chars()
-        .take(60)
-        .map(|c| if safe(c) { c } else { '\u{fffd}' })
-        .collect();
-    if text.chars().nth(60).is_some() {
-        words.push('…');
-    }
-    Cow::Owned(words)
+    text.chars().map(safe).collect()
 }

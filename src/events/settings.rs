@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    resilience::settings::Backoff,
+    resilience::settings::{Backoff, DeliveryBackoff},
     units::{FieldName, FieldValue, OrNone, Status, Time, message_fields, or_none, time_or_none},
 };
 
@@ -18,6 +18,7 @@ pub use message::Message;
 
 /// How a call is kept, and delivered later.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Defer")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeferSettings {
     /// A CEL expression over `request`; order is kept among calls of the same key. None = no order.
@@ -38,6 +39,7 @@ pub struct DeferSettings {
 
 /// How a kept call is delivered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Deliver")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeliverSettings {
     /// Tries that reached the callee; then it becomes a dead letter. A refused connection is none.
@@ -50,6 +52,7 @@ pub struct DeliverSettings {
     pub concurrency: u32,
     /// The wait before a next try.
     #[serde(deserialize_with = "Backoff::read_delivery")]
+    #[schemars(with = "DeliveryBackoff")]
     pub backoff: Backoff,
     /// The longest `Retry-After` that is honoured; a longer one counts as this.
     pub retry_after_max: Time,
@@ -57,6 +60,7 @@ pub struct DeliverSettings {
 
 /// How a caller may send the same deferred call twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Idempotency")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IdempotencySettings {
     /// The header field that names the call.
@@ -69,6 +73,7 @@ pub struct IdempotencySettings {
 
 /// What the caller of a deferred call is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Reply")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReplySettings {
     /// When.

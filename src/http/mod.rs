@@ -38,4 +38,4 @@ pub use exchange::{Exchange, Trail};
 pub use meter::{ListenerMeter, Metrics, RouteMeter};
 pub use pulse::{Pace, Pulse};
 pub use serve::{Handler, Server};
-pub use settings::{BodyRate, Timers};
+pub use settings::{BodyRate, OutboundTimers, Timers};

@@ -70,16 +70,21 @@ impl Default for BodyRate {
 }
 
 /// The keys of `Timers` again, with the other side's defaults.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "OutboundTimers")]
 #[serde(
     remote = "Timers",
     rename_all = "camelCase",
     deny_unknown_fields,
     default = "Timers::outbound"
 )]
-struct OutboundTimers {
+pub struct OutboundTimers {
+    /// From the first byte of a request to the end of its head; and from a new connection to its first byte.
     head: Time,
+    /// How long a connection without a request stays open.
     idle: Time,
+    /// The least a request's body must bring, else 408 and close; never applied to gRPC.
     body_rate: BodyRate,
+    /// How long a peer may take none of an answer's bytes.
     write_stall: Time,
 }

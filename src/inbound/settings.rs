@@ -12,6 +12,7 @@ use crate::{
 
 /// Calls to the application beside us.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Inbound")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// Where callers connect: one address, several, or none.
@@ -29,6 +30,7 @@ pub struct Settings {
 
 /// One more port of the application.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Port")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PortSettings {
     /// Where callers of this port connect; without it only `protocol` is said of the port.
@@ -43,6 +45,7 @@ pub struct PortSettings {
 
 /// What the application speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "InboundProtocol")]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
     /// HTTP/1.1, whatever the caller speaks.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     events::{DeferSettings, IdempotencySettings, ReplySettings},
-    http::Timers,
+    http::{OutboundTimers, Timers},
     resilience::settings::{Retry, Timeouts},
     route::{HostPattern, Match},
     units::{Listen, ServiceName},
@@ -21,6 +21,7 @@ pub use upstream::{ConnectTimeout, Panic, Protocol, Tls, UpstreamSettings};
 
 /// Calls of the application beside us.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Outbound")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// Where the application connects: one address, several, or none.
@@ -29,6 +30,7 @@ pub struct Settings {
     pub unknown: Unknown,
     /// How long the application's connection may take for what.
     #[serde(deserialize_with = "Timers::read_outbound")]
+    #[schemars(with = "OutboundTimers")]
     pub timers: Timers,
     /// Which call goes where and how. The most specific wins; the order of the file breaks ties.
     pub routes: Vec<RouteSettings>,
@@ -47,6 +49,7 @@ pub enum Unknown {
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Route")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteSettings {
     /// The route's name, in metrics, logs and stored calls.

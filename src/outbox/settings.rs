@@ -10,6 +10,7 @@ use crate::units::{ByteSize, Percent, Time};
 
 /// The durable store of deferred calls. It is opened only where a route defers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Outbox")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// Its directory, made with mode 0700. Default for root: /var/lib/weft/outbox, else $XDG_STATE_HOME/weft/outbox.
@@ -33,6 +34,7 @@ pub enum AckAfter {
 
 /// How much the outbox holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "OutboxLimits")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of calls that wait.

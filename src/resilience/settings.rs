@@ -72,15 +72,18 @@ impl Backoff {
 }
 
 /// The keys of `Backoff` again, with the defaults of a delivery.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "DeliveryBackoff")]
 #[serde(
     remote = "Backoff",
     rename_all = "camelCase",
     deny_unknown_fields,
     default = "Backoff::delivery"
 )]
-struct DeliveryBackoff {
+pub struct DeliveryBackoff {
+    /// The longest first wait.
     base: Time,
+    /// The longest wait.
     max: Time,
 }
 

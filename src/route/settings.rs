@@ -102,11 +102,19 @@ impl fmt::Display for GrpcName {
 as_text!(GrpcName, "mail.v1.Mailer", { "pattern": "^[A-Za-z0-9_.]+$" });
 
 /// `ValueMatch` with both words written out.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExactOrRegex")]
 #[serde(rename_all = "camelCase")]
 enum Written {
     Exact(String),
     Regex(Pattern),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Word {
+    Exact,
+    Regex,
 }
 
 impl Serialize for ValueMatch {
@@ -132,12 +140,16 @@ impl<'de> Deserialize<'de> for ValueMatch {
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<ValueMatch, E> {
                 Ok(ValueMatch::Exact(number.to_string()))
             }
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ValueMatch, A::Error> {
-                let written = Written::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(match written {
-                    Written::Exact(text) => ValueMatch::Exact(text),
-                    Written::Regex(pattern) => ValueMatch::Regex(pattern),
-                })
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<ValueMatch, A::Error> {
+                let value = match map.next_key()? {
+                    Some(Word::Exact) => ValueMatch::Exact(map.next_value()?),
+                    Some(Word::Regex) => ValueMatch::Regex(map.next_value()?),
+                    None => return Err(de::Error::custom("one key is needed here")),
+                };
+                match map.next_key::<Word>()? {
+                    None => Ok(value),
+                    Some(_) => Err(de::Error::custom("either `exact` or `regex`")),
+                }
             }
         }
         deserializer.deserialize_any(Value)

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is told about requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Telemetry")]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// Which requests get a line.

@@ -33,8 +33,9 @@ pub(super) fn check(lint: &mut Lint<'_>) {
                 names.insert(&route.name, at.key("name"));
             }
         }
+        backends(lint, &at, route);
         if lint.is_whole(&at) {
-            targets(lint, &at, route);
+            hosts(lint, &at, route);
             filters(lint, &at, route);
             deferral(lint, &at, route);
         }
@@ -44,37 +45,40 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     }
 }
 
-/// Backends and hosts that name nothing.
-fn targets(lint: &mut Lint<'_>, at: &Steps, route: &RouteSettings) {
+/// Backends that name nothing, or cannot take the route's calls.
+fn backends(lint: &mut Lint<'_>, at: &Steps, route: &RouteSettings) {
     let known = lint.origins.keys(&Steps::of(&["upstreams"]));
-    let upstreams = &lint.config.upstreams;
+    let grpc = route.matches.iter().any(|one| one.grpc.is_some());
+    let at = at.key("backends");
     for (nth, backend) in route.backends.iter().enumerate() {
-        if !known.contains(&backend.upstream.as_str()) {
-            let words = format!("no upstream is named `{}`", backend.upstream);
-            let near = nearest(&backend.upstream, &known);
-            let at = at.key("backends").index(nth).key("upstream");
-            lint.error(&at, words).help = near.map(|near| format!("did you mean `{near}`?"));
+        let at = at.index(nth).key("upstream");
+        let name = &backend.upstream;
+        if !known.contains(&name.as_str()) {
+            let problem = lint.error(&at, format!("no upstream is named `{name}`"));
+            problem.help = did_you_mean(name, &known);
         }
-        let grpc = route.matches.iter().any(|one| one.grpc.is_some());
-        let protocol = upstreams.get(&backend.upstream).map(|one| one.protocol);
-        if grpc && protocol == Some(Protocol::Http1) {
-            let at = at.key("backends").index(nth).key("upstream");
-            let words = format!("`{}` speaks HTTP/1.1, gRPC needs HTTP/2", backend.upstream);
+        let upstream = lint.config.upstreams.get(name);
+        if grpc && upstream.is_some_and(|upstream| upstream.protocol == Protocol::Http1) {
+            let words = format!("`{name}` speaks HTTP/1.1, gRPC needs HTTP/2");
             lint.error(&at, words);
         }
     }
-    if !route.backends.is_empty() {
-        if route.backends.iter().all(|backend| backend.weight == 0) {
-            lint.error(
-                &at.key("backends"),
-                "the weights sum to zero: no call could go anywhere",
-            );
-        }
+    let weightless = route.backends.iter().all(|backend| backend.weight == 0);
+    if weightless && !route.backends.is_empty() && lint.is_whole(&at) {
+        lint.error(&at, "the weights sum to zero: no call could go anywhere");
+    }
+}
+
+fn did_you_mean(name: &str, known: &[&str]) -> Option<String> {
+    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
+}
+
+/// Hosts that name nothing, where nothing else says where calls go.
+fn hosts(lint: &mut Lint<'_>, at: &Steps, route: &RouteSettings) {
+    if !route.backends.is_empty() || redirects(route) {
         return;
     }
-    if redirects(route) {
-        return;
-    }
+    let known = lint.origins.keys(&Steps::of(&["upstreams"]));
     for (nth, host) in route.hosts.iter().enumerate() {
         let at = at.key("hosts").index(nth);
         match &host.name {
@@ -83,12 +87,11 @@ fn targets(lint: &mut Lint<'_>, at: &Steps, route: &RouteSettings) {
                     .iter()
                     .any(|one| one.eq_ignore_ascii_case(name.as_str())) => {}
             HostName::Exact(name) => {
-                let near = nearest(name.as_str(), &known);
                 let problem = lint.error(
                     &at,
                     format!("no upstream is named `{name}`, and the route has no `backends`"),
                 );
-                problem.help = near.map(|near| format!("did you mean `{near}`?"));
+                problem.help = did_you_mean(name.as_str(), &known);
             }
             HostName::Suffix(_) | HostName::Any if route.defer.is_some() => {
                 let words =

@@ -28,9 +28,6 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     }
     for (name, upstream) in &config.upstreams {
         let at = Steps::of(&["upstreams", name]);
-        if !lint.is_whole(&at) {
-            continue;
-        }
         let penalty = at.key("outlier").key("penalty");
         longer_than_nothing(
             lint,
@@ -38,11 +35,8 @@ pub(super) fn check(lint: &mut Lint<'_>) {
             upstream.timeouts.connect,
         );
         longer_than_nothing(lint, &penalty.key("min"), upstream.outlier.penalty.min);
-        in_order(
-            lint,
-            (&penalty.key("min"), upstream.outlier.penalty.min),
-            (&penalty.key("max"), upstream.outlier.penalty.max),
-        );
+        let bounds = upstream.outlier.penalty;
+        in_order(lint, &penalty, ("min", bounds.min), ("max", bounds.max));
     }
     outbox(lint);
 }
@@ -57,9 +51,6 @@ fn timers(lint: &mut Lint<'_>, at: &Steps, timers: &Timers) {
 fn route(lint: &mut Lint<'_>, index: usize) {
     let route = &lint.config.outbound.routes[index];
     let at = Steps::of(&["outbound", "routes"]).index(index);
-    if !lint.is_whole(&at) {
-        return;
-    }
     let attempts = at.key("retry").key("attempts");
     match route.retry.attempts {
         0 => {
@@ -87,6 +78,7 @@ fn route(lint: &mut Lint<'_>, index: usize) {
     let at = at.key("defer");
     let deliver = at.key("deliver");
     if let Some(expiry) = defer.expiry
+        && lint.is_whole(&at)
         && expiry <= defer.delay
     {
         let words = format!(
@@ -112,9 +104,6 @@ fn route(lint: &mut Lint<'_>, index: usize) {
 fn outbox(lint: &mut Lint<'_>) {
     let limits = &lint.config.outbox.limits;
     let at = Steps::of(&["outbox", "limits"]);
-    if !lint.is_whole(&at) {
-        return;
-    }
     for (key, nothing) in [
         ("bytes", limits.bytes.bytes() == 0),
         ("count", limits.count == 0),
@@ -133,7 +122,7 @@ fn outbox(lint: &mut Lint<'_>) {
         );
         lint.error(&at.key("event"), words);
     }
-    if limits.event > limits.bytes {
+    if limits.event > limits.bytes && lint.is_whole(&at) {
         let words = format!(
             "one call of {} does not fit in {}",
             limits.event, limits.bytes
@@ -143,11 +132,7 @@ fn outbox(lint: &mut Lint<'_>) {
 }
 
 fn backoff(lint: &mut Lint<'_>, at: &Steps, backoff: &Backoff) {
-    in_order(
-        lint,
-        (&at.key("base"), backoff.base),
-        (&at.key("max"), backoff.max),
-    );
+    in_order(lint, at, ("base", backoff.base), ("max", backoff.max));
 }
 
 fn longer_than_nothing(lint: &mut Lint<'_>, at: &Steps, time: Time) {
@@ -157,13 +142,14 @@ fn longer_than_nothing(lint: &mut Lint<'_>, at: &Steps, time: Time) {
 }
 
 /// A lower bound is not over its upper bound. Points at the one that the file says.
-fn in_order(lint: &mut Lint<'_>, low: (&Steps, Time), high: (&Steps, Time)) {
-    if low.1 > high.1 {
-        let said_low = lint.origins.node(low.0).is_some();
-        let at = if said_low { low.0 } else { high.0 };
-        lint.error(
-            at,
-            format!("from {} up to {}: the bounds are swapped", low.1, high.1),
-        );
+fn in_order(lint: &mut Lint<'_>, at: &Steps, low: (&str, Time), high: (&str, Time)) {
+    if low.1 > high.1 && lint.is_whole(at) {
+        let low_at = at.key(low.0);
+        let at = match lint.origins.node(&low_at) {
+            Some(_) => low_at,
+            None => at.key(high.0),
+        };
+        let words = format!("from {} up to {}: the bounds are swapped", low.1, high.1);
+        lint.error(&at, words);
     }
 }

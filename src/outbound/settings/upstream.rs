@@ -12,6 +12,7 @@ use crate::{
 
 /// One upstream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Upstream")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamSettings {
     /// Where its endpoints come from.
@@ -61,6 +62,7 @@ impl UpstreamSettings {
 
 /// What an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UpstreamProtocol")]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
     /// The caller's own version of HTTP.

@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Condition {
                 match map.next_key::<String>()?.as_deref() {
                     Some("grpc") => {}
                     Some(other) => return Err(de::Error::unknown_field(other, &["grpc"])),
-                    None => return Err(de::Error::missing_field("grpc")),
+                    None => return Err(de::Error::custom("one key is needed here")),
                 }
                 let codes = map.next_value()?;
                 match map.next_key::<String>()? {
