@@ -212,8 +212,8 @@ fn imports_of(place: &Place, source: &str) -> Vec<Import> {
     let tokens = tokens(source);
     let mut found = Vec::new();
     let mut modules = place.modules.clone();
-    // For each open brace, whether it opened a module.
-    let mut braces: Vec<bool> = Vec::new();
+    // For each open brace, how many modules were open before it.
+    let mut braces = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
         let word = |ahead: usize| {
@@ -223,17 +223,13 @@ fn imports_of(place: &Place, source: &str) -> Vec<Import> {
         };
         match word(0) {
             "mod" if word(2) == "{" => {
+                braces.push(modules.len());
                 modules.push(word(1).to_owned());
-                braces.push(true);
                 at += 3;
                 continue;
             }
-            "{" => braces.push(false),
-            "}" => {
-                if braces.pop() == Some(true) {
-                    modules.pop();
-                }
-            }
+            "{" => braces.push(modules.len()),
+            "}" => modules.truncate(braces.pop().unwrap_or(modules.len())),
             // The library as its own binary sees it.
             "weft" if place.room == "main" && word(1) == "::" => {
                 at = tree(&tokens, at + 2, &[], place, &mut found);

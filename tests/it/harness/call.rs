@@ -87,7 +87,7 @@ impl Call {
     /// The same, for calls that may get no answer.
     pub fn try_send(&self, address: &str) -> io::Result<Answer> {
         let mut client = RawClient::try_connect(address)?;
-        client.try_send(&self.clone().header("connection", "close").bytes(address))?;
+        client.try_send(self.clone().header("connection", "close").bytes(address))?;
         client.try_answer_to(&self.method)
     }
 }

@@ -1,0 +1,55 @@
+# make demo    builds weft and shows its main job on this machine
+# make test    installs what the tests need, and runs all of them
+# make lint    format, clippy, docs, licences
+# make bench   micro benchmarks
+# make dist    the static release binary
+#
+# Everything that is built or fetched goes to the cache, outside the checkout.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weft
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export WEFT_TEST_PYTHON ?= $(CACHE)/python/bin/python
+# rustup's place, for shells that have not read its profile.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/tools/bin/cargo-deny
+DIST ?= $(CARGO_TARGET_DIR)/dist
+
+.PHONY: demo test lint bench dist toolchain
+
+demo: toolchain
+	cargo run --locked --profile demo -- demo $(ARGS)
+
+test: toolchain
+	tests/install $(CACHE)
+	cargo test --locked $(ARGS)
+
+lint: toolchain $(DENY)
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	cargo fetch --locked --quiet
+	$(DENY) --offline check bans licenses sources
+
+bench: toolchain
+	cargo bench --locked $(ARGS)
+
+# glibc is linked in: the binary runs on any Linux of its architecture, and alone in an image. Symbols stay, so that
+# a panic's backtrace has names; line tables go.
+dist: toolchain
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -x; \
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+	    cargo build --locked --release --target $$host && \
+	install -D $(CARGO_TARGET_DIR)/$$host/release/weft $(DIST)/weft
+	@ls -lh $(DIST)/weft
+
+toolchain:
+	@tests/install --toolchain
+
+$(DENY):
+	CARGO_TARGET_DIR=$(CACHE)/tools/target cargo install --quiet --locked --root $(CACHE)/tools cargo-deny@$(DENY_VERSION)
+	rm -rf $(CACHE)/tools/target
