@@ -35,6 +35,8 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// The only imports between rooms of one floor: who, whom, through which module (empty: any).
+///
+/// Where a door is open, settings may hold the other room's settings too.
 const DOORS: &[(&str, &str, &str)] = &[
     ("main", "cli", ""),
     ("cli", "app", ""),
@@ -43,9 +45,13 @@ const DOORS: &[(&str, &str, &str)] = &[
     ("outbound", "events", "capture"),
     ("inbound", "events", "capture"),
     ("balance", "discover", ""),
+    ("http", "net", ""),
     ("http", "telemetry", ""),
     ("http", "wire", ""),
 ];
+
+/// What `config` takes besides settings: the table knows which routes can never match.
+const CONFIG_ALSO: &[(&str, &str)] = &[("route", "Table")];
 
 /// `k8s` sees less than its floor would let it.
 const K8S_MAY_IMPORT: &[&str] = &["http", "tls", "fault", "drain", "units"];
@@ -54,13 +60,15 @@ const K8S_MAY_IMPORT: &[&str] = &["http", "tls", "fault", "drain", "units"];
 fn imports_go_down_only() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut imports = Vec::new();
+    let mut settings = Settings::default();
     for file in rust_files(&root) {
         let place = Place::of(file.strip_prefix(&root).expect("found under src"));
         let source = fs::read_to_string(&file).expect("a source file is UTF-8");
         imports.extend(imports_of(&place, &source));
+        settings.read(&place, &source);
     }
     assert!(!imports.is_empty(), "the reader found no import at all");
-    let complaints = complaints(&imports);
+    let complaints = complaints(&imports, &settings);
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -97,14 +105,41 @@ fn floor(room: &str) -> Option<u8> {
         .map(|(floor, _)| *floor)
 }
 
+/// The types that rooms define in their `settings` modules, by room.
+#[derive(Default)]
+struct Settings(BTreeSet<(String, String)>);
+
+impl Settings {
+    fn read(&mut self, place: &Place, source: &str) {
+        if !place.modules.iter().any(|module| module == "settings") {
+            return;
+        }
+        for pair in tokens(source).windows(2) {
+            if matches!(pair[0].text.as_str(), "struct" | "enum" | "type") {
+                self.0.insert((place.room.clone(), pair[1].text.clone()));
+            }
+        }
+    }
+
+    fn has(&self, path: &[String]) -> bool {
+        let defined = |name: &String| self.0.contains(&(path[0].clone(), name.clone()));
+        path[1..]
+            .iter()
+            .any(|name| name == "settings" || defined(name))
+    }
+}
+
 /// What the plan forbids, one line each.
-fn complaints(imports: &[Import]) -> Vec<String> {
-    let mut found: Vec<String> = imports.iter().filter_map(complaint).collect();
+fn complaints(imports: &[Import], settings: &Settings) -> Vec<String> {
+    let mut found: Vec<String> = imports
+        .iter()
+        .filter_map(|import| complaint(import, settings))
+        .collect();
     found.extend(circles(imports));
     found
 }
 
-fn complaint(import: &Import) -> Option<String> {
+fn complaint(import: &Import, settings: &Settings) -> Option<String> {
     let (from, to) = (import.room.as_str(), import.path.first()?.as_str());
     if from == to || from == "lib" {
         return None;
@@ -121,12 +156,11 @@ fn complaint(import: &Import) -> Option<String> {
     if upper < lower {
         return Some(format!("{at}: {from} reaches up to {to}"));
     }
+    let behind = import.path.get(1).map_or("", String::as_str);
     if upper == lower {
         let open = DOORS.iter().any(|(who, whom, through)| {
-            *who == from
-                && *whom == to
-                && (through.is_empty()
-                    || import.path.get(1).is_some_and(|module| module == through))
+            (*who, *whom) == (from, to)
+                && (through.is_empty() || behind == *through || settings.has(&import.path))
         });
         if !open {
             return Some(format!("{at}: no door from {from} to {to}"));
@@ -135,8 +169,8 @@ fn complaint(import: &Import) -> Option<String> {
     if from == "k8s" && !K8S_MAY_IMPORT.contains(&to) {
         return Some(format!("{at}: k8s needs only {}", K8S_MAY_IMPORT.join(" ")));
     }
-    let settings = |name: &String| name == "settings" || name.ends_with("Settings");
-    if from == "config" && lower > 1 && !import.path.iter().any(settings) {
+    let allowed = settings.has(&import.path) || CONFIG_ALSO.contains(&(to, behind));
+    if from == "config" && (2..5).contains(&lower) && !allowed {
         return Some(format!("{at}: config takes only settings"));
     }
     None
@@ -210,6 +244,28 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 fn imports_of(place: &Place, source: &str) -> Vec<Import> {
     let tokens = tokens(source);
+    let is_bare = |import: &Import| import.path[1..].iter().all(|name| name == "self");
+    let (bare, mut found): (Vec<Import>, Vec<Import>) =
+        paths_of(place, &tokens).into_iter().partition(is_bare);
+    // `use crate::admin;` and then `admin::Settings`: what stands behind the room's name is what is imported.
+    for import in bare {
+        let mut spoken = Vec::new();
+        for at in 1..tokens.len().saturating_sub(1) {
+            let here = tokens[at].text == import.path[0] && tokens[at + 1].text == "::";
+            if here && tokens[at - 1].text != "::" {
+                tree(&tokens, at, &[], place, &mut spoken);
+            }
+        }
+        spoken.retain(|import| !is_bare(import) && !found.contains(import));
+        if spoken.is_empty() {
+            spoken.push(import);
+        }
+        found.append(&mut spoken);
+    }
+    found
+}
+
+fn paths_of(place: &Place, tokens: &[Token]) -> Vec<Import> {
     let mut found = Vec::new();
     let mut modules = place.modules.clone();
     // For each open brace, how many modules were open before it.
@@ -232,11 +288,11 @@ fn imports_of(place: &Place, source: &str) -> Vec<Import> {
             "}" => modules.truncate(braces.pop().unwrap_or(modules.len())),
             // The library as its own binary sees it.
             "weft" if place.room == "main" && word(1) == "::" => {
-                at = tree(&tokens, at + 2, &[], place, &mut found);
+                at = tree(tokens, at + 2, &[], place, &mut found);
                 continue;
             }
             "crate" if word(1) == "::" => {
-                at = tree(&tokens, at + 2, &[], place, &mut found);
+                at = tree(tokens, at + 2, &[], place, &mut found);
                 continue;
             }
             "super" if word(1) == "::" => {
@@ -247,7 +303,7 @@ fn imports_of(place: &Place, source: &str) -> Vec<Import> {
                     base.pop();
                     at += 2;
                 }
-                at = tree(&tokens, at, &base, place, &mut found);
+                at = tree(tokens, at, &base, place, &mut found);
                 continue;
             }
             _ => {}
@@ -435,8 +491,18 @@ mod self_test {
         imports_of(&Place::of(Path::new(file)), source)
     }
 
+    fn settings() -> Settings {
+        let mut settings = Settings::default();
+        let mut read =
+            |file: &str, source: &str| settings.read(&Place::of(Path::new(file)), source);
+        read("http/settings.rs", "pub struct Timers {}");
+        read("admin/settings.rs", "pub struct Settings {}");
+        read("events/settings/message.rs", "pub struct Message;");
+        settings
+    }
+
     fn complaints_about(file: &str, source: &str) -> Vec<String> {
-        complaints(&read(file, source))
+        complaints(&read(file, source), &settings())
     }
 
     fn paths(file: &str, source: &str) -> Vec<String> {
@@ -461,12 +527,12 @@ mod self_test {
             [
                 "fault::Fault",
                 "fault::Reason",
-                "http::self",
                 "http::respond",
                 "net::dial",
                 "units::Time::ZERO",
                 "balance::outbox::Store",
                 "balance::pick::*",
+                "http::self",
             ]
         );
     }
@@ -499,7 +565,8 @@ mod self_test {
     }
 
     #[test]
-    fn flows_meet_only_at_capture() {
+    fn flows_meet_only_at_capture_and_in_settings() {
+        assert!(complaints_about("outbound/settings.rs", "use crate::events::Message;").is_empty());
         assert!(complaints_about("inbound/mod.rs", "use crate::events::capture::A;").is_empty());
         assert_eq!(
             complaints_about("inbound/mod.rs", "use crate::events::deliver;").len(),
@@ -516,10 +583,15 @@ mod self_test {
         assert!(
             complaints_about(
                 "config/mod.rs",
-                "use crate::{units::Time, http::TimerSettings, route::settings::Rule};"
+                "use crate::{units::Time, http::Timers, route::settings::Rule};"
             )
             .is_empty()
         );
+        let inline = |room: &str| {
+            let source = format!("use crate::{{{room}}};\nstruct A {{ b: {room}::Settings }}");
+            complaints_about("config/mod.rs", &source).len()
+        };
+        assert_eq!((inline("admin"), inline("net")), (0, 1));
         assert_eq!(
             complaints_about("config/mod.rs", "use crate::http::respond;").len(),
             1
@@ -535,7 +607,7 @@ mod self_test {
     fn a_circle_is_refused() {
         let mut imports = read("cli/mod.rs", "use crate::app::A;");
         imports.extend(read("app/mod.rs", "use crate::cli::B;"));
-        let found = complaints(&imports);
+        let found = complaints(&imports, &settings());
         assert!(
             found.iter().any(|line| line == "cli is part of a circle"),
             "{found:?}"
