@@ -76,17 +76,28 @@ impl Worker {
     pub fn start(number: usize, start: Start) -> std::io::Result<Self> {
         // Unbounded, but only the house writes: a few orders a reload.
         let (orders, mailbox) = mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("weft-worker-{number}"))
-            .spawn(move || {
-                let runtime = Builder::new_current_thread()
-                    .enable_all()
-                    .build_local(LocalOptions::default());
-                match runtime {
-                    Ok(runtime) => runtime.block_on(Room::new(start).run(mailbox)),
-                    Err(error) => tracing::error!(%error, "a worker cannot start"),
+        let (stands, standing) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("weft-worker-{number}"));
+        let thread = thread.spawn(move || {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = stands.send(Err(error));
+                    return;
                 }
-            })?;
+            };
+            runtime.block_on(async {
+                let room = Room::new(start);
+                let _ = stands.send(Ok(()));
+                room.run(mailbox).await;
+            });
+        })?;
+        standing
+            .recv()
+            .map_err(|_| std::io::Error::other("a worker ended before it stood"))??;
         Ok(Worker {
             orders,
             thread: Some(thread),
