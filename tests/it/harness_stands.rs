@@ -3,8 +3,8 @@
 use std::{net::TcpListener, time::Duration};
 
 use crate::harness::{
-    Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, dead_address, flag, grpc_message,
-    kind,
+    Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, Weft, dead_address, flag,
+    grpc_message, kind,
     parts::{self, GrpcCall, GrpcServer, Nghttpd, Nginx, NodeServer},
 };
 
@@ -207,4 +207,36 @@ fn grpcio_makes_all_four_kinds_of_call() {
         &[("x-fail", "14"), ("x-fail-after", "1")],
     );
     assert_eq!((failed.code, failed.messages), (14, vec!["a".to_owned()]));
+}
+
+#[test]
+fn a_sidecar_starts_tells_its_addresses_and_forwards() {
+    let origin = Origin::start();
+    let mut weft = Weft::start(&format!(
+        "
+        upstreams:
+          payments: {{ endpoints: {{ static: ['{}'] }}, listen: '127.0.0.1:0' }}
+        ",
+        origin.address()
+    ));
+    let answer = Call::get("/a").host("payments").send(&weft.outbound());
+    assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    assert_eq!(Call::get("/b").send(&weft.upstream("payments")).status, 200);
+    weft.wait_for_access(|line| line["path"] == "/b");
+    assert_eq!(weft.metric("weft_build_info"), 1.0);
+    weft.kill9();
+    weft.restart();
+    assert_eq!(Call::get("/c").send(&weft.upstream("payments")).status, 200);
+    weft.reload("upstreams: {}");
+    weft.term();
+    assert!(weft.wait_for_exit().success());
+}
+
+#[test]
+fn a_sidecar_that_cannot_start_says_why() {
+    let Err(failed) = Weft::try_start("outboundd: {}", &[]) else {
+        panic!("it started")
+    };
+    assert!(failed.status.is_some_and(|status| !status.success()));
+    assert!(failed.stderr.contains("outboundd"), "{}", failed.stderr);
 }
