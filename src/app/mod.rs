@@ -176,6 +176,8 @@ impl House {
 
     fn plans(&self, config: &Config) -> anyhow::Result<Plans> {
         let upstreams = self.upstreams.named(&config.upstreams);
+        let sources = config.upstreams.values().map(|said| said.endpoints.clone());
+        let upstreams = upstreams.into_iter().zip(sources).collect();
         let own = self.listeners.borrow().addresses();
         let plan = outbound::Plan::compile(
             &config.outbound,

@@ -123,18 +123,23 @@ pub async fn watch(house: Rc<House>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return;
     };
+    // Of a file that was refused: it is not read again because something beside it changes.
+    let mut refused = None;
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
             Some(()) = changes.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changes.try_recv().is_ok() {}
-                if std::fs::read_to_string(&house.file).is_ok_and(|text| *text == *house.loaded.borrow().text) {
+                let text = std::fs::read_to_string(&house.file).ok();
+                let in_force = text.as_deref() == Some(&*house.loaded.borrow().text);
+                if in_force || text.is_some() && text == refused {
                     continue;
                 }
             }
         }
-        let _ = house.reload_now();
+        let before = std::fs::read_to_string(&house.file).ok();
+        refused = house.reload_now().err().and(before);
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Upstreams {
 
 struct Followed {
     upstream: Arc<Upstream>,
+    said: UpstreamSettings,
     _task: Task,
 }
 
@@ -60,7 +61,10 @@ impl Upstreams {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// The upstreams of a file, in its order. Those whose settings did not change are the same as before.
+    /// The upstreams of a file, in its order.
+    ///
+    /// One that changed in its endpoints, limits or outlier rules alone is the same as before, with its connections,
+    /// ejections and budget; what it knew of its endpoints holds until a new source has answered.
     pub fn named<'a>(
         &self,
         file: impl IntoIterator<Item = (&'a ServiceName, &'a UpstreamSettings)>,
@@ -69,21 +73,48 @@ impl Upstreams {
         let mut before = std::mem::take(&mut *named);
         let mut all = Vec::new();
         for (name, settings) in file {
-            let same = before
-                .remove(name)
-                .filter(|followed| followed.upstream.settings == *settings);
-            let followed = same.unwrap_or_else(|| {
-                let upstream = Upstream::new(name, name, settings.clone(), &self.metrics);
-                let task = self.follow(&upstream, &settings.endpoints, name);
-                Followed {
-                    upstream,
-                    _task: task,
+            let followed = match before.remove(name) {
+                Some(followed) if followed.upstream.settings == settings.into() => {
+                    self.retuned(followed, settings, name)
                 }
-            });
+                other => self.made(other, settings, name),
+            };
             all.push(followed.upstream.clone());
             named.insert(name.clone(), followed);
         }
         all
+    }
+
+    fn made(
+        &self,
+        before: Option<Followed>,
+        said: &UpstreamSettings,
+        name: &ServiceName,
+    ) -> Followed {
+        let upstream = Upstream::new(name, name, said, &self.metrics);
+        if let Some(before) = before.filter(|before| before.said.endpoints == said.endpoints) {
+            upstream.succeed(&before.upstream);
+        }
+        let task = self.follow(&upstream, &said.endpoints, name);
+        Followed {
+            upstream,
+            said: said.clone(),
+            _task: task,
+        }
+    }
+
+    fn retuned(
+        &self,
+        mut followed: Followed,
+        said: &UpstreamSettings,
+        name: &ServiceName,
+    ) -> Followed {
+        followed.upstream.retune(said);
+        if followed.said.endpoints != said.endpoints {
+            followed._task = self.follow(&followed.upstream, &said.endpoints, name);
+        }
+        followed.said = said.clone();
+        followed
     }
 
     /// Every upstream that is alive, for those who look.
@@ -148,7 +179,7 @@ impl Strangers for Upstreams {
             },
         };
         let settings = UpstreamSettings::to(source.clone());
-        let upstream = Upstream::new(&name, STRANGER, settings, &self.metrics);
+        let upstream = Upstream::new(&name, STRANGER, &settings, &self.metrics);
         let task = self.follow(&upstream, &source, STRANGER);
         upstream.keep(Box::new(task));
         strangers.insert(key, Arc::downgrade(&upstream));

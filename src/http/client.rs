@@ -390,6 +390,14 @@ fn http2_head(outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
 
 #[cold]
 fn unconnected(address: SocketAddr, limit: Duration, error: &io::Error) -> Fault {
+    // EMFILE, ENFILE: our own want, which says nothing of the endpoint.
+    if let Some(23 | 24) = error.raw_os_error() {
+        return Fault::new(
+            Reason::TooManyConnections,
+            "this sidecar has no file descriptor left",
+        )
+        .inside(error.to_string());
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Fault::new(
             Reason::ConnectTimeout,

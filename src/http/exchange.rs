@@ -25,6 +25,8 @@ use crate::{
 pub struct Trail {
     /// Tries made, the first included.
     pub tries: u32,
+    /// Tries that got no connection.
+    pub unconnected: u32,
     pub upstream: Option<Arc<str>>,
     pub endpoint: Option<SocketAddr>,
 }

@@ -110,7 +110,7 @@ pub fn answer(fault: &Fault, reader: Reader) -> Response<Body> {
 
 fn words(fault: &Fault, ours: bool) -> String {
     match fault.inside_words() {
-        Some(inside) if ours => format!("{}: {inside}", fault.public_words()),
+        Some(inside) if ours => format!("{} ({inside})", fault.public_words()),
         _ => fault.public_words().to_owned(),
     }
 }

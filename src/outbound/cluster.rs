@@ -228,7 +228,7 @@ impl Cluster {
                 None => Box::pin(self.await_endpoint(call.deadline)).await?,
             };
             call.trail.endpoint = Some(endpoint.peer.address());
-            let mut attempt = Try::new(endpoint.clone(), probe, Instant::now());
+            let mut attempt = Try::new(endpoint.clone(), probe, call.deadline, Instant::now());
             let tried = match call.backend_request {
                 None => {
                     self.once(&endpoint, http2, call.outgoing, body, call.deadline)
@@ -259,11 +259,21 @@ impl Cluster {
                     }
                 }
                 Err(failed) => {
+                    if failed.fault.class() == Class::Connect {
+                        call.trail.unconnected += 1;
+                    }
                     attempt.failed(&failed.fault);
                     self.decide(failed, &call, bodiless, record.as_ref())?
                 }
             };
             self.upstream.meter.resilience.retries.inc();
+            tracing::debug!(
+                upstream = %self.upstream.name,
+                endpoint = %endpoint.peer.address(),
+                tries = call.trail.tries,
+                wait_us = refused.after.as_micros() as u64,
+                "trying again"
+            );
             if !refused.after.is_zero() {
                 Box::pin(tokio::time::sleep(refused.after)).await;
             }
@@ -595,10 +605,17 @@ impl Cluster {
         let out = self.upstream.outlier.out();
         let known = members.list.len();
         let public = match fault.class() {
-            Class::Connect => format!(
-                "no usable endpoint for {name}: {known} known, {out} ejected, {tries} tried; {}",
-                fault.public_words()
-            ),
+            Class::Connect => {
+                let how = match fault.reason() {
+                    Reason::ConnectTimeout => "too slow to accept",
+                    _ if fault.public_words().contains("refuses") => "refused",
+                    _ => "unreachable",
+                };
+                let failed = call.trail.unconnected;
+                format!(
+                    "no usable endpoint for {name}: {known} known, {out} ejected, {failed} {how}"
+                )
+            }
             _ => format!("{name}: {} ({tries} tried)", fault.public_words()),
         };
         let last = fault.inside_words().map(|inside| format!("last: {inside}"));

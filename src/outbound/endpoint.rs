@@ -5,9 +5,9 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use super::upstream::{Member, Upstream};
 use crate::{
     balance::{Ewma, Flight},
-    fault::{Fault, Side},
+    fault::{Fault, Reason, Side},
     http::{body, client::Peer},
-    resilience::{Health, Pass, Probe, Verdict},
+    resilience::{Deadline, Health, Pass, Probe, Verdict},
 };
 
 pub struct Endpoint {
@@ -33,19 +33,29 @@ pub struct Try {
     endpoint: Rc<Endpoint>,
     flight: Flight,
     probe: Option<Probe>,
+    /// No answer has come and no fault.
+    open: bool,
     /// The answer's gRPC status is still to come.
     undecided: bool,
+    deadline: Deadline,
     pass: Option<Pass>,
 }
 
 impl Try {
-    pub fn new(endpoint: Rc<Endpoint>, probe: Option<Probe>, now: Instant) -> Self {
+    pub fn new(
+        endpoint: Rc<Endpoint>,
+        probe: Option<Probe>,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Self {
         let flight = endpoint.ewma.start(now);
         Try {
             endpoint,
             flight,
             probe,
+            open: true,
             undecided: false,
+            deadline,
             pass: None,
         }
     }
@@ -62,6 +72,7 @@ impl Try {
     /// An answer's head came.
     pub fn answered(&mut self, status: u16, grpc: Option<Option<u16>>) {
         let now = Instant::now();
+        self.open = false;
         self.endpoint.upstream.meter.answered.inc();
         let verdict = match grpc {
             Some(None) if status == 200 => {
@@ -81,8 +92,11 @@ impl Try {
 
     /// No answer came.
     pub fn failed(mut self, fault: &Fault) {
-        let now = Instant::now();
-        let verdict = Verdict::of_fault(fault);
+        self.unanswered(Verdict::of_fault(fault), Instant::now());
+    }
+
+    fn unanswered(&mut self, verdict: Verdict, now: Instant) {
+        self.open = false;
         match verdict {
             Verdict::Failure => {
                 self.endpoint.upstream.meter.failed.inc();
@@ -110,9 +124,26 @@ impl Try {
     }
 }
 
+/// A try that is dropped at the call's deadline was too slow for the operator, or for the caller: the first counts
+/// against the endpoint.
+impl Drop for Try {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let now = Instant::now();
+        let verdict = match self.deadline.is_over(now) && !self.deadline.is_callers() {
+            true => Verdict::Failure,
+            false => Verdict::Neither,
+        };
+        self.unanswered(verdict, now);
+    }
+}
+
 impl body::Source for Try {
     fn broke(&mut self, fault: &Fault) {
-        if fault.side() == Side::Upstream {
+        let callers = fault.reason() == Reason::RequestTimeout && self.deadline.is_callers();
+        if fault.side() == Side::Upstream && !callers {
             self.undecided = false;
             self.settle(Verdict::Failure, Instant::now());
         }

@@ -6,6 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{RouteSettings, Settings, Unknown, filter::Filters, upstream::Upstream};
 use crate::{
+    discover::Source,
     http::{Metrics, RouteMeter},
     net,
     resilience::Policy,
@@ -91,14 +92,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `upstreams` have the names of the file; a backend that names none was refused before.
+    /// `upstreams` are those of the file, each with where its endpoints come from; a backend that names none was
+    /// refused before.
     pub fn compile(
         settings: &Settings,
-        upstreams: Vec<Arc<Upstream>>,
+        upstreams: Vec<(Arc<Upstream>, Source)>,
         strangers: Arc<dyn Strangers>,
         own: Arc<[SocketAddr]>,
         metrics: &Metrics,
     ) -> Result<Self, Vec<Problem>> {
+        let (upstreams, sources): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
         let table = Table::compile(
             settings
                 .routes
@@ -137,8 +140,8 @@ impl Plan {
         for (at, upstream) in upstreams.iter().enumerate() {
             by_host.insert(upstream.name.to_ascii_lowercase().into_boxed_str(), at);
         }
-        for (at, upstream) in upstreams.iter().enumerate() {
-            if let crate::discover::Source::Dns(address) = &upstream.settings.endpoints {
+        for (at, source) in sources.iter().enumerate() {
+            if let Source::Dns(address) = source {
                 let host = address
                     .host
                     .as_str()

@@ -14,8 +14,11 @@ use std::{
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 
-use super::UpstreamSettings;
-use crate::resilience::{self, Breaker, Budget, Health, Outlier, UpstreamMetrics};
+use super::{ConnectTimeout, Panic, Protocol, Tls, UpstreamSettings};
+use crate::{
+    balance,
+    resilience::{self, Breaker, Budget, Health, Outlier, UpstreamMetrics},
+};
 
 /// The metrics of this room.
 #[derive(Clone)]
@@ -87,9 +90,31 @@ pub struct Members {
     pub loops: Arc<[SocketAddr]>,
 }
 
+/// What stays as it is while an upstream lives: with another of these it is another upstream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fixed {
+    pub protocol: Protocol,
+    pub timeouts: ConnectTimeout,
+    pub tls: Tls,
+    pub load_balancing: balance::Settings,
+    pub panic: Panic,
+}
+
+impl From<&UpstreamSettings> for Fixed {
+    fn from(said: &UpstreamSettings) -> Self {
+        Fixed {
+            protocol: said.protocol,
+            timeouts: said.timeouts,
+            tls: said.tls,
+            load_balancing: said.load_balancing,
+            panic: said.panic,
+        }
+    }
+}
+
 pub struct Upstream {
     pub name: Arc<str>,
-    pub settings: UpstreamSettings,
+    pub settings: Fixed,
     pub breaker: Breaker,
     pub budget: Budget,
     pub outlier: Arc<Outlier>,
@@ -106,7 +131,7 @@ impl Upstream {
     pub fn new(
         name: &str,
         label: &str,
-        settings: UpstreamSettings,
+        settings: &UpstreamSettings,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let now = Instant::now();
@@ -127,8 +152,14 @@ impl Upstream {
             healths: Mutex::default(),
             kept: Mutex::default(),
             endpoints: metrics.endpoints.clone(),
-            settings,
+            settings: settings.into(),
         })
+    }
+
+    /// Takes over the bounds of a changed file; what is inside them and who is ejected stays.
+    pub fn retune(&self, said: &UpstreamSettings) {
+        self.breaker.retune(said.limits);
+        self.outlier.retune(said.outlier);
     }
 
     /// The source's latest answer; `is_ours` says which addresses are our own listeners.
@@ -158,6 +189,16 @@ impl Upstream {
             list,
             loops: loops.into(),
         });
+    }
+
+    /// Begins with the endpoints that `before` knew: no call waits for a name that was just looked up.
+    pub fn succeed(&self, before: &Upstream) {
+        let known = before.members.borrow().clone();
+        if known.known {
+            let of_members = known.list.iter().map(|member| member.address);
+            let addresses: Vec<_> = of_members.chain(known.loops.iter().copied()).collect();
+            self.endpoints_are(&addresses, |address| known.loops.contains(&address));
+        }
     }
 
     /// Keeps `held` until this upstream is gone.

@@ -14,16 +14,26 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// The point at which a call is over, if there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadline(Option<Instant>);
+pub struct Deadline {
+    at: Option<Instant>,
+    /// The caller set it, not the operator.
+    callers: bool,
+}
 
 impl Deadline {
-    pub const NONE: Deadline = Deadline(None);
+    pub const NONE: Deadline = Deadline {
+        at: None,
+        callers: false,
+    };
 
     /// The earlier of the two, counted from `now`; without either, none.
     pub fn new(now: Instant, request: Option<Duration>, grpc: Option<GrpcTimeout>) -> Self {
         let grpc = grpc.map(GrpcTimeout::duration);
         let shorter = [request, grpc].into_iter().flatten().min();
-        Deadline(shorter.and_then(|time| now.checked_add(time)))
+        Deadline {
+            at: shorter.and_then(|time| now.checked_add(time)),
+            callers: grpc.is_some_and(|grpc| request.is_none_or(|request| grpc < request)),
+        }
     }
 
     /// The end of a call that began at `began`: the route's timeout or, in a gRPC call's headers, the caller's;
@@ -49,22 +59,30 @@ impl Deadline {
     }
 
     pub fn at(self) -> Option<Instant> {
-        self.0
+        self.at
+    }
+
+    /// True where it is the caller's `grpc-timeout`: that it passed says nothing of the callee.
+    pub fn is_callers(self) -> bool {
+        self.callers
     }
 
     /// What is left; nothing once it is over.
     pub fn left(self, now: Instant) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(now))
+        self.at.map(|at| at.saturating_duration_since(now))
     }
 
     pub fn is_over(self, now: Instant) -> bool {
-        self.0.is_some_and(|at| at <= now)
+        self.at.is_some_and(|at| at <= now)
     }
 
     /// When one try that starts now is over: its own timeout, or the call's end where that is earlier.
     pub fn of_try(self, now: Instant, backend_request: Option<Duration>) -> Deadline {
         let own = backend_request.and_then(|time| now.checked_add(time));
-        Deadline([self.0, own].into_iter().flatten().min())
+        Deadline {
+            at: [self.at, own].into_iter().flatten().min(),
+            ..self
+        }
     }
 }
 
@@ -138,6 +156,17 @@ mod tests {
         assert_eq!(left(Some(SEC(1)), grpc), Some(SEC(1)));
         assert_eq!(left(None, None), None);
         assert!(!Deadline::NONE.is_over(now + SEC(1 << 30)));
+    }
+
+    #[test]
+    fn it_is_known_whose_deadline_it_is() {
+        let now = Instant::now();
+        let grpc = GrpcTimeout::parse(b"2S");
+        let callers = |request, grpc| Deadline::new(now, request, grpc).is_callers();
+        assert!(callers(None, grpc));
+        assert!(callers(Some(SEC(3)), grpc));
+        assert!(!callers(Some(SEC(1)), grpc));
+        assert!(!callers(Some(SEC(1)), None));
     }
 
     #[test]
