@@ -254,12 +254,28 @@ fn a_disk_that_keeps_failing_makes_the_store_read_only() {
     });
 }
 
+/// A story in which a commit's sync fails, the `nth` or one of the next: some syncs are a checkpoint's, and refuse none.
+fn failed_commit(nth: usize) -> (String, Run, tempfile::NamedTempFile) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut tries = (nth..nth + 20).map(|nth| {
+        let fail = failing("sync", Errno::IO, nth, 1);
+        let run = again(&[
+            ("SHIM_FAIL", &fail),
+            ("SHIM_LOG", log.path().to_str().unwrap()),
+        ]);
+        (fail, run)
+    });
+    let refused = |(_, run): &(String, Run)| run.ended && run.said.refused > 0;
+    let (fail, run) = tries.find(refused).expect("a commit's sync");
+    drop(tries);
+    (fail, run, log)
+}
+
 /// The sync fails, the store moves to a new file, and on that way the process dies.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_move_to_a_new_file_is_killed() {
-    let fail = failing("sync", Errno::IO, 20, 1);
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let at = story::operations_until_failure(&fail, log.path());
+    let (fail, _, log) = failed_commit(20);
+    let at = story::operations_until_failure(log.path()).unwrap();
     sweep(1, 60, |nth| {
         let how = format!("before:{}", at + nth);
         let run = again(&[("SHIM_FAIL", &fail), ("SHIM_KILL", &how)]);
@@ -301,13 +317,7 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
 /// What the failed sync covered is gone, however often the file is synced again.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_fails_after_a_failed_sync() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let fail = failing("sync", Errno::IO, 30, 1);
-    let run = again(&[
-        ("SHIM_FAIL", &fail),
-        ("SHIM_LOG", log.path().to_str().unwrap()),
-    ]);
-    assert!(run.ended && run.said.refused > 0);
+    let (_, run, log) = failed_commit(30);
     let images = disk::fail_everywhere(backlog(), run.dir.path(), log.path());
     assert!(images > 400, "{images} images");
 }

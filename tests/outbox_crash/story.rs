@@ -7,8 +7,8 @@ use std::{cell::Cell, collections::VecDeque, io::Write, path::Path, rc::Rc, time
 
 use bytes::Bytes;
 use weft::outbox::{
-    Appender, DeadReason, Failure, Metrics, News, Options, Outcome, Pending, Record, Seq, Store,
-    Wall,
+    Appender, DeadReason, Failure, Health, Metrics, News, Options, Outcome, Pending, Record, Seq,
+    Store, Wall,
 };
 
 const KEYS: usize = 5;
@@ -103,14 +103,22 @@ async fn live(store: &Store, from: usize) {
 async fn append_all(store: &Store, from: usize, events: usize) {
     let appender = store.appender();
     let callers: Vec<_> = (0..KEYS)
-        .map(|key| tokio::task::spawn_local(call(appender.clone(), key, from, events / KEYS)))
+        .map(|key| {
+            tokio::task::spawn_local(call(
+                store.clone(),
+                appender.clone(),
+                key,
+                from,
+                events / KEYS,
+            ))
+        })
         .collect();
     for caller in callers {
         caller.await.unwrap();
     }
 }
 
-async fn call(appender: Appender, key: usize, from: usize, events: usize) {
+async fn call(store: Store, appender: Appender, key: usize, from: usize, events: usize) {
     for n in from..from + events {
         let record = Record {
             upstream: format!("upstream-{}", key % 2).into(),
@@ -126,7 +134,10 @@ async fn call(appender: Appender, key: usize, from: usize, events: usize) {
             Ok(appended) => say(&format!("A {key} {n} {}", appended.receipt().id)),
             Err(error) => {
                 say(&format!("E {key} {n} {error}"));
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                // Or all that is left of the story would be refused while the store moves.
+                while store.health() == Health::Recovering {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         }
     }
@@ -177,13 +188,9 @@ async fn deliver(store: &Store, next: &Pending, turn: usize) -> bool {
     done && finished
 }
 
-/// How many storage operations the story does until the failing sync.
-pub fn operations_until_failure(fail: &str, log: &Path) -> usize {
-    super::again(&[("SHIM_FAIL", fail), ("SHIM_LOG", log.to_str().unwrap())]);
+/// How many storage operations a logged story did until a sync failed.
+pub fn operations_until_failure(log: &Path) -> Option<usize> {
     let ops = super::disk::read(log);
-    let at = ops
-        .iter()
-        .position(|op| op.is_failed_sync())
-        .expect("a sync failed");
-    ops[..at].iter().filter(|op| op.is_counted()).count()
+    let at = ops.iter().position(|op| op.is_failed_sync())?;
+    Some(ops[..at].iter().filter(|op| op.is_counted()).count())
 }
