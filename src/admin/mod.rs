@@ -1,11 +1,16 @@
 //! The operator's HTTP API, and what Prometheus scrapes.
 //!
 //! Two listeners: the API on loopback, and `/metrics`, `/live`, `/ready` for the scraper and the kubelet. Neither
-//! shares a port with traffic. What they show and do is the house's, behind the trait `House`.
+//! shares a port with traffic. What they show and do is the house's, behind the trait `House`; what each page is
+//! for stands in `docs/admin.md`.
 
+mod answer;
+mod guard;
+mod pages;
 mod serve;
 mod settings;
 
+pub use pages::PAGES;
 pub use serve::{Port, serve};
 pub use settings::*;
 
