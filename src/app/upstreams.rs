@@ -26,8 +26,11 @@ pub struct Upstreams {
     keeper: Handle,
     own: Arc<RwLock<Arc<[SocketAddr]>>>,
     named: Mutex<HashMap<ServiceName, Followed>>,
-    strangers: Mutex<HashMap<(Box<str>, u16), Weak<Upstream>>>,
+    strangers: Mutex<Strange>,
 }
+
+/// By host and port, as callers name them.
+type Strange = HashMap<(Box<str>, u16), Weak<Upstream>>;
 
 struct Followed {
     upstream: Arc<Upstream>,

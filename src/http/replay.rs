@@ -122,7 +122,7 @@ impl Replay {
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.state.borrow();
         if self.next == 0 && !state.outgrown {
-            state.total.clone()
+            state.total
         } else {
             SizeHint::default()
         }

@@ -238,7 +238,7 @@ async fn drive(
     poll_fn(|cx| {
         let order = connection.order(cx);
         match order {
-            Order::Close(_) => return Poll::Ready(false),
+            Order::Close(_) => Poll::Ready(false),
             Order::Finish if !finishing => {
                 finishing = true;
                 poll(cx, true)

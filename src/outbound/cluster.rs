@@ -657,6 +657,10 @@ struct Refused {
     body: Option<RequestBody>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in one poll; a box would cost every answer an allocation"
+)]
 enum Judged {
     Pass(Response<Body>),
     Again(Duration),

@@ -59,7 +59,7 @@ impl Stack {
 /// Where a request goes.
 enum Way {
     Cluster(Rc<Cluster>),
-    Answered(Response<Body>),
+    Answered(Box<Response<Body>>),
     Deferred(Arc<Route>),
     Tunnel(Rc<Cluster>),
 }
@@ -139,7 +139,7 @@ impl Local {
             let (host, port) = split_port(&host);
             let redirect = route.filters.redirect(head, host, port);
             if let Some(response) = redirect {
-                return Ok((Way::Answered(response), route));
+                return Ok((Way::Answered(Box::new(response)), route));
             }
         }
         route.filters.request(head)?;
@@ -177,9 +177,10 @@ impl Local {
             .or_else(|| self.plan.upstream_of(host));
         match chosen {
             Some(upstream) => Ok((Way::Cluster(self.cluster(upstream)), route.clone())),
-            None if route.filters.redirects() => {
-                Ok((Way::Answered(Response::new(Body::empty())), route.clone()))
-            }
+            None if route.filters.redirects() => Ok((
+                Way::Answered(Box::new(Response::new(Body::empty()))),
+                route.clone(),
+            )),
             None => self.stranger(target).map(|(way, _)| (way, route.clone())),
         }
     }
@@ -298,7 +299,7 @@ impl Local {
     ) -> Result<Response<Body>, Fault> {
         match way {
             Way::Cluster(cluster) => self.forward(&cluster, route, exchange, body).await,
-            Way::Answered(response) => Ok(response),
+            Way::Answered(response) => Ok(*response),
             Way::Deferred(route) => self.defer(&route, exchange, body).await,
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());

@@ -43,7 +43,7 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
         .strip_suffix(b"==")
         .or(text.strip_suffix(b"="))
         .unwrap_or(text);
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
