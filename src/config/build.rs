@@ -155,11 +155,13 @@ impl Builder {
                     ));
                 };
                 let text = key.text.clone();
+                self.tree.node_mut(id).is_key = true;
                 parent.key = Some(id);
                 Step::Key(text)
             }
             (Kind::Map(entries), Some(key)) => {
                 entries.push(Entry { key, value: id });
+                self.tree.node_mut(id).key = Some(key);
                 let text = self.tree.text(key).to_owned();
                 let key_place = self.tree.node(key).place;
                 match parent.keys.get(&text) {
@@ -214,6 +216,8 @@ impl Builder {
                     let step = Step::Key(self.tree.text(key).to_owned());
                     let key = self.copy(key, alias, depth + 1)?;
                     self.tree.node_mut(key).up = Some((id, step.clone()));
+                    self.tree.node_mut(key).is_key = true;
+                    self.tree.node_mut(value).key = Some(key);
                     if let Kind::Map(entries) = &mut self.tree.node_mut(id).kind {
                         entries.push(Entry { key, value });
                     }

@@ -71,15 +71,23 @@ pub struct Diagnostic {
     pub path: String,
     pub words: String,
     pub help: Option<String>,
-    /// The line it points at.
-    line: Option<String>,
+    excerpt: Option<Excerpt>,
+}
+
+/// The part of a line that a terminal shows, and what is meant in it: characters from, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Excerpt {
+    text: String,
+    from: usize,
+    width: usize,
 }
 
 impl Diagnostic {
     pub(super) fn new(problem: Problem, path: String, file: &str, text: &str) -> Self {
-        let line = problem
-            .place
-            .and_then(|place| text.lines().nth(place.line - 1));
+        let excerpt = problem.place.and_then(|place| {
+            let line = text.lines().nth(place.line - 1)?;
+            Some(Excerpt::of(line, place))
+        });
         Diagnostic {
             level: problem.level,
             file: safe(file),
@@ -87,7 +95,30 @@ impl Diagnostic {
             path: safe(&path),
             words: safe(&problem.words),
             help: problem.help.map(|help| safe(&help)),
-            line: line.map(|line| safe(&line.replace('\t', " "))),
+            excerpt,
+        }
+    }
+}
+
+impl Excerpt {
+    /// The longest part that is shown, and how much of it stands before what is meant.
+    const SHOWN: usize = 110;
+    const BEFORE: usize = 60;
+
+    fn of(line: &str, place: Place) -> Self {
+        let at = place.column - 1;
+        let start = match at < Self::SHOWN - 20 {
+            true => 0,
+            false => at - Self::BEFORE,
+        };
+        let shown: String = line.chars().skip(start).take(Self::SHOWN).collect();
+        let shown = shown.trim_end();
+        let from = (at - start).min(shown.chars().count() + 1);
+        let meant: String = shown.chars().skip(from).take(place.width).collect();
+        Excerpt {
+            text: safe(&shown.replace('\t', " ")),
+            from,
+            width: meant.trim_end().chars().count().max(1),
         }
     }
 }
@@ -97,9 +128,7 @@ impl Diagnostic {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    pub(super) fn new(mut all: Vec<Diagnostic>) -> Self {
-        all.sort_by_key(|one| one.place.map(|place| (place.line, place.column)));
-        all.dedup();
+    pub(super) fn new(all: Vec<Diagnostic>) -> Self {
         Diagnostics(all)
     }
 
@@ -168,28 +197,14 @@ impl fmt::Display for Diagnostic {
             write!(f, "{}: ", self.path)?;
         }
         writeln!(f, "{}", self.words)?;
-        if let (Some(place), Some(line)) = (self.place, &self.line) {
-            snippet(f, place, line)?;
+        if let (Some(place), Some(excerpt)) = (self.place, &self.excerpt) {
+            let (blank, carets) = (" ".repeat(excerpt.from), "^".repeat(excerpt.width));
+            writeln!(f, "{:>5} | {}", place.line, excerpt.text)?;
+            writeln!(f, "      | {blank}{carets}")?;
         }
         if let Some(help) = &self.help {
             writeln!(f, "      = {help}")?;
         }
         Ok(())
     }
-}
-
-/// The line with a caret under what is meant, cut to what a terminal shows.
-fn snippet(f: &mut fmt::Formatter<'_>, place: Place, line: &str) -> fmt::Result {
-    const BEFORE: usize = 60;
-    const SHOWN: usize = 110;
-    let start = (place.column - 1).saturating_sub(BEFORE);
-    let start = if place.column <= SHOWN - 20 { 0 } else { start };
-    let shown: String = line.chars().skip(start).take(SHOWN).collect();
-    let shown = shown.trim_end();
-    let room = shown.chars().count() + 1;
-    let caret = (place.column - 1 - start).min(room);
-    let meant: String = shown.chars().skip(caret).take(place.width).collect();
-    let width = meant.trim_end().chars().count().max(1);
-    writeln!(f, "{:>5} | {shown}", place.line)?;
-    writeln!(f, "      | {}{}", " ".repeat(caret), "^".repeat(width))
 }

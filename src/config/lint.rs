@@ -14,6 +14,9 @@ use super::{
     tree::Steps,
 };
 
+/// The findings that are given a place; more than are ever told.
+const MAX_PLACED: usize = 512;
+
 /// Adds what is wrong with a configuration as a whole.
 pub fn check(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
     let readable = problems.iter().all(|problem| problem.level != Level::Error);
@@ -40,7 +43,10 @@ struct Lint<'c> {
 impl Lint<'_> {
     fn error(&mut self, at: &Steps, words: impl Into<String>) -> &mut Problem {
         let mut problem = Problem::whole(words);
-        problem.node = self.origins.nearest(at);
+        // What is not told needs no place: a place costs a walk through the tree.
+        if self.found.len() < MAX_PLACED {
+            problem.node = self.origins.nearest(at);
+        }
         self.found.push(problem);
         self.found.last_mut().expect("one was pushed")
     }

@@ -20,8 +20,8 @@ use super::{
     tree::{Id, Kind, Step, Tree, path, short},
 };
 
-/// The most errors that are told of one file.
-const MAX_ERRORS: usize = 64;
+/// The most errors that are told of one file, and the most warnings.
+const MAX_TOLD: usize = 64;
 /// The most bytes that are read of a file: one more than is allowed, so that too many are noticed.
 const MAX_READ: u64 = (1 << 20) + 1;
 
@@ -102,7 +102,7 @@ fn read(tree: &Tree, dropped: &mut HashSet<Id>, problems: &mut Vec<Problem>) -> 
         return Config::default();
     };
     // Each round drops a value, or the value around one that is dropped; the bound is far above what 64 errors need.
-    for _ in 0..MAX_ERRORS * 16 {
+    for _ in 0..MAX_TOLD * 16 {
         let reading = Reading {
             tree,
             dropped,
@@ -131,10 +131,7 @@ fn read(tree: &Tree, dropped: &mut HashSet<Id>, problems: &mut Vec<Problem>) -> 
                     return Config::default();
                 }
                 dropped.insert(about.value);
-                if problems.len() >= MAX_ERRORS {
-                    problems.push(Problem::whole(format!(
-                        "more than {MAX_ERRORS} errors; the rest is not told"
-                    )));
+                if problems.len() > MAX_TOLD {
                     return Config::default();
                 }
             }
@@ -240,17 +237,29 @@ fn doubt(tree: &Tree, id: Id) -> Problem {
     .warning()
 }
 
-/// Problems as their author reads them: with path and line.
-fn told(problems: Vec<Problem>, tree: &Tree, name: &str, text: &str) -> Diagnostics {
-    let tell = |mut problem: Problem| {
-        let steps: Vec<Step> = problem.node.map_or_else(Vec::new, |id| tree.steps(id));
+/// Problems as their author reads them: in the order of the file, with path and line, no more than can be read.
+fn told(mut problems: Vec<Problem>, tree: &Tree, name: &str, text: &str) -> Diagnostics {
+    for problem in &mut problems {
         problem.place = problem.place.or(problem.node.map(|id| tree.place(id)));
+    }
+    problems.sort_by_key(|problem| (problem.place.is_none(), problem.place));
+    let mut all = Vec::new();
+    for level in [Level::Error, Level::Warning] {
+        let mut of_level = problems.iter().filter(|problem| problem.level == level);
+        all.extend(of_level.by_ref().take(MAX_TOLD).cloned());
+        if of_level.next().is_some() {
+            let words = format!("more than {MAX_TOLD} of these; the rest is not told");
+            all.push(Problem {
+                level,
+                ..Problem::whole(words)
+            });
+        }
+    }
+    all.sort_by_key(|problem| (problem.place.is_none(), problem.place));
+    all.dedup();
+    let tell = |problem: Problem| {
+        let steps: Vec<Step> = problem.node.map_or_else(Vec::new, |id| tree.steps(id));
         Diagnostic::new(problem, path(&steps), name, text)
     };
-    let all: Vec<Diagnostic> = problems.into_iter().map(tell).collect();
-    debug_assert!(
-        all.iter()
-            .all(|one| one.level == Level::Error || one.place.is_some())
-    );
-    Diagnostics::new(all)
+    Diagnostics::new(all.into_iter().map(tell).collect())
 }

@@ -6,7 +6,7 @@
 use std::{cell::RefCell, collections::HashSet};
 
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess, SeqAccess,
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess, SeqAccess,
     Unexpected, VariantAccess, Visitor,
 };
 
@@ -93,7 +93,7 @@ impl<'r, 't> Value<'r, 't> {
             return Err(self.mistaken(&visitor));
         };
         // JSON knows no keys but texts, and a flow mapping takes `${NAME}` only in quotes.
-        let quoted_number = self.reading.tree.is_key(self.id) || scalar.from.is_some();
+        let quoted_number = self.reading.tree.node(self.id).is_key || scalar.from.is_some();
         match scalar.meaning() {
             Meaning::Number(number) => visitor.visit_u64(number),
             Meaning::Text(text) if quoted_number => match text.parse() {

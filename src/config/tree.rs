@@ -2,7 +2,7 @@
 //!
 //! `build` makes one from a text and keeps it within bounds; `read` turns it into values.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 /// A node's number in its tree.
 pub type Id = usize;
@@ -20,6 +20,9 @@ pub struct Node {
     pub place: Place,
     /// The node around it, and how to get here from there. A key's step is that of its value.
     pub up: Option<(Id, Step)>,
+    pub is_key: bool,
+    /// The key that it stands under, if it does.
+    pub key: Option<Id>,
 }
 
 #[derive(Debug)]
@@ -119,6 +122,8 @@ impl Tree {
             kind,
             place,
             up: None,
+            is_key: false,
+            key: None,
         });
         self.root.get_or_insert(id);
         id
@@ -140,19 +145,12 @@ impl Tree {
         &self.nodes[id]
     }
 
+    /// The scalars that are values.
     pub fn scalars_mut(&mut self) -> impl Iterator<Item = (Id, &mut Scalar)> {
-        let keys: HashSet<Id> = self.entries().map(|entry| entry.key).collect();
         let nodes = self.nodes.iter_mut().enumerate();
-        nodes.filter_map(move |(id, node)| match &mut node.kind {
-            Kind::Scalar(scalar) if !keys.contains(&id) => Some((id, scalar)),
+        nodes.filter_map(|(id, node)| match &mut node.kind {
+            Kind::Scalar(scalar) if !node.is_key => Some((id, scalar)),
             _ => None,
-        })
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.nodes.iter().flat_map(|node| match &node.kind {
-            Kind::Map(entries) => entries.as_slice(),
-            _ => &[],
         })
     }
 
@@ -166,26 +164,7 @@ impl Tree {
 
     /// The key that a value stands under, if it stands under one.
     pub fn key_of(&self, id: Id) -> Option<Id> {
-        let (parent, _) = self.nodes[id].up.as_ref()?;
-        match &self.nodes[*parent].kind {
-            Kind::Map(entries) => {
-                let mut entries = entries.iter();
-                entries
-                    .find(|entry| entry.value == id)
-                    .map(|entry| entry.key)
-            }
-            _ => None,
-        }
-    }
-
-    pub fn is_key(&self, id: Id) -> bool {
-        match &self.nodes[id].up {
-            Some((parent, _)) => match &self.nodes[*parent].kind {
-                Kind::Map(entries) => entries.iter().any(|entry| entry.key == id),
-                _ => false,
-            },
-            None => false,
-        }
+        self.nodes[id].key
     }
 
     /// Where to point for a node: a scalar's own text; a collection's key, or its beginning.

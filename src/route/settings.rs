@@ -5,7 +5,7 @@ mod host;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 
 use crate::units::{FieldName, Invalid, Method, Pattern, UrlPath, as_text, distinct};
 
@@ -101,15 +101,7 @@ impl fmt::Display for GrpcName {
 
 as_text!(GrpcName, "mail.v1.Mailer", { "pattern": "^[A-Za-z0-9_.]+$" });
 
-/// `ValueMatch` with both words written out.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "ExactOrRegex")]
-#[serde(rename_all = "camelCase")]
-enum Written {
-    Exact(String),
-    Regex(Pattern),
-}
-
+/// The words of a `ValueMatch` that is written out.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Word {
@@ -121,7 +113,11 @@ impl Serialize for ValueMatch {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             ValueMatch::Exact(text) => serializer.serialize_str(text),
-            ValueMatch::Regex(pattern) => Written::Regex(pattern.clone()).serialize(serializer),
+            ValueMatch::Regex(pattern) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("regex", pattern)?;
+                map.end()
+            }
         }
     }
 }
@@ -162,7 +158,9 @@ impl JsonSchema for ValueMatch {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let written = generator.subschema_for::<Written>();
-        json_schema!({ "anyOf": [{ "type": "string" }, written] })
+        let pattern = generator.subschema_for::<Pattern>();
+        let written = |word: &str, value: Schema| json_schema!({ "type": "object", "properties": { word: value }, "required": [word], "additionalProperties": false });
+        let text = json_schema!({ "type": "string" });
+        json_schema!({ "anyOf": [text, written("exact", text.clone()), written("regex", pattern)] })
     }
 }
