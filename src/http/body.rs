@@ -40,17 +40,13 @@ pub struct Live {
 }
 
 impl RequestBody {
-    /// `pulse` is absent where a body may stand still: gRPC streams.
-    pub fn live(incoming: Incoming, bytes: Rc<Cell<u64>>, pulse: Option<Rc<Pulse>>) -> Self {
-        if incoming.is_end_stream() {
-            RequestBody::Empty
-        } else {
-            RequestBody::Live(Live {
-                incoming,
-                bytes,
-                pulse,
-            })
-        }
+    /// `pulse` is absent where a body may stand still.
+    pub(super) fn live(incoming: Incoming, bytes: Rc<Cell<u64>>, pulse: Option<Rc<Pulse>>) -> Self {
+        RequestBody::Live(Live {
+            incoming,
+            bytes,
+            pulse,
+        })
     }
 
     pub fn whole(bytes: Bytes) -> Self {

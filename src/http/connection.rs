@@ -28,13 +28,12 @@ pub struct Desk {
     pub tick: Rc<Tick>,
     pub access: AccessLog,
     stage: Cell<Stage>,
-    unrouted: [(Arc<RouteMeter>, Arc<str>); 2],
+    unrouted: [Arc<RouteMeter>; 2],
 }
 
 impl Desk {
     pub fn new(tick: Rc<Tick>, access: AccessLog, metrics: &super::Metrics) -> Rc<Self> {
-        let none: Arc<str> = "none".into();
-        let meter = |direction| (metrics.route(direction, &none), none.clone());
+        let meter = |direction| metrics.route(direction, "none");
         Rc::new(Desk {
             tick,
             access,
@@ -53,8 +52,8 @@ impl Desk {
     }
 
     /// The meter of requests that found no route.
-    pub fn unrouted(&self, direction: Direction) -> (Arc<RouteMeter>, Arc<str>) {
-        self.unrouted[direction as usize].clone()
+    pub fn unrouted(&self, direction: Direction) -> &RouteMeter {
+        &self.unrouted[direction as usize]
     }
 }
 

@@ -13,8 +13,10 @@ use std::{
 };
 
 use http::{request::Parts, uri::Authority};
+use http_body::Body as _;
+use hyper::body::Incoming;
 
-use super::{connection::Connection, meter::RouteMeter};
+use super::{body::RequestBody, connection::Connection, meter::RouteMeter, pulse::Pulse};
 use crate::{
     fault::{Fault, Reason},
     telemetry,
@@ -38,33 +40,32 @@ pub struct Exchange {
     pub trail: Trail,
     pub grpc: bool,
     pub connection: Rc<Connection>,
-    route: Arc<RouteMeter>,
-    route_name: Arc<str>,
+    /// None until a route was found.
+    route: Option<Arc<RouteMeter>>,
     started: Instant,
     status: u16,
     grpc_status: Option<u16>,
     failure: Option<Fault>,
-    request_bytes: Rc<Cell<u64>>,
+    /// None where the request has no body.
+    request_bytes: Option<Rc<Cell<u64>>>,
     response_bytes: u64,
     finished: bool,
 }
 
 impl Exchange {
     pub fn new(head: Parts, connection: Rc<Connection>) -> Box<Self> {
-        let (route, route_name) = connection.desk().unrouted(connection.direction());
         connection.began();
         Box::new(Exchange {
             head,
             trail: Trail::default(),
             grpc: false,
             connection,
-            route,
-            route_name,
+            route: None,
             started: Instant::now(),
             status: 0,
             grpc_status: None,
             failure: None,
-            request_bytes: Rc::default(),
+            request_bytes: None,
             response_bytes: 0,
             finished: false,
         })
@@ -74,15 +75,29 @@ impl Exchange {
         self.started
     }
 
-    /// Names the route that this request took.
-    pub fn routed(&mut self, name: &Arc<str>, meter: &Arc<RouteMeter>) {
-        self.route = meter.clone();
-        self.route_name = name.clone();
+    /// The request took the route of this meter.
+    pub fn routed(&mut self, route: &Arc<RouteMeter>) {
+        self.route = Some(route.clone());
     }
 
-    /// Counts the request's body bytes as they are read.
-    pub fn request_counter(&self) -> Rc<Cell<u64>> {
-        self.request_bytes.clone()
+    /// The request's body: counted as it is read, and cut where it stands still. gRPC streams may stand still.
+    pub fn body(&mut self, incoming: Incoming) -> RequestBody {
+        if incoming.is_end_stream() {
+            return RequestBody::Empty;
+        }
+        let bytes = self.request_bytes.get_or_insert_default().clone();
+        let pace = self.connection.pace();
+        let pulse = (!self.grpc).then(|| Pulse::new(pace, &self.connection.desk().tick));
+        RequestBody::live(incoming, bytes, pulse)
+    }
+
+    fn meter(&self) -> &RouteMeter {
+        let unrouted = || self.connection.desk().unrouted(self.connection.direction());
+        self.route.as_deref().unwrap_or_else(unrouted)
+    }
+
+    fn bytes_in(&self) -> u64 {
+        self.request_bytes.as_ref().map_or(0, |bytes| bytes.get())
     }
 
     pub fn answered(&mut self, status: u16, grpc_status: Option<u16>) {
@@ -127,10 +142,10 @@ impl Drop for Exchange {
         let elapsed = self.started.elapsed();
         // 499, as nginx has it: the caller left before there was an answer.
         let status = if self.status == 0 { 499 } else { self.status };
-        self.route.ended(
+        self.meter().ended(
             status,
             elapsed.as_secs_f64(),
-            self.request_bytes.get(),
+            self.bytes_in(),
             self.response_bytes,
         );
         self.connection.ended();
@@ -165,7 +180,7 @@ impl Exchange {
                 .or_else(|| header("host"))
                 .unwrap_or(""),
             path: self.head.uri.path(),
-            route: Some(&self.route_name),
+            route: Some(self.meter().name()),
             upstream: self.trail.upstream.as_deref(),
             endpoint: endpoint.as_deref(),
             status: (self.status != 0).then_some(self.status),
@@ -174,7 +189,7 @@ impl Exchange {
             detail: detail.as_deref(),
             request_id: header("x-request-id"),
             traceparent: header("traceparent"),
-            bytes_in: self.request_bytes.get(),
+            bytes_in: self.bytes_in(),
             bytes_out: self.response_bytes,
             duration: elapsed,
             attempts: self.trail.tries,

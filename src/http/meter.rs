@@ -117,6 +117,7 @@ impl Metrics {
     pub fn route(&self, direction: Direction, route: &str) -> Arc<RouteMeter> {
         let direction = direction.word();
         Arc::new(RouteMeter {
+            name: route.into(),
             classes: CLASSES
                 .map(|class| self.requests.with_label_values(&[direction, route, class])),
             seconds: self.seconds.with_label_values(&[direction, route]),
@@ -145,6 +146,7 @@ impl Metrics {
 
 /// Handles of one route.
 pub struct RouteMeter {
+    name: Box<str>,
     classes: [IntCounter; 5],
     seconds: Histogram,
     request_bytes: IntCounter,
@@ -152,6 +154,11 @@ pub struct RouteMeter {
 }
 
 impl RouteMeter {
+    /// The route's, as labels and logs say it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn ended(&self, status: u16, seconds: f64, request_bytes: u64, response_bytes: u64) {
         let class = (status / 100).clamp(1, 5) as usize - 1;
         self.classes[class].inc();

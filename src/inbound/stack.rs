@@ -13,7 +13,7 @@ use super::{Local, Protocol, Way};
 use crate::{
     fault::{Fault, Reason},
     http::{
-        Body, Connection, Exchange, Handler, Pulse, RequestBody,
+        Body, Connection, Exchange, Handler, RequestBody,
         client::{self, Outgoing},
         headers, passage, target,
     },
@@ -102,7 +102,7 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
         ));
     };
     passage::mark(head, &connection, &facts);
-    exchange.routed(&way.app.name, &way.app.meter);
+    exchange.routed(&way.app.meter);
     Ok(way)
 }
 
@@ -112,8 +112,7 @@ async fn forward(
     body: Incoming,
 ) -> Result<Response<Body>, Fault> {
     let connection = exchange.connection.clone();
-    let pulse = (!exchange.grpc).then(|| Pulse::new(connection.pace(), &connection.desk().tick));
-    let body = RequestBody::live(body, exchange.request_counter(), pulse);
+    let body = exchange.body(body);
     let grpc = exchange.grpc;
     let deadline = Deadline::of_call(
         exchange.started(),

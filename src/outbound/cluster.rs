@@ -210,7 +210,8 @@ impl Cluster {
     pub async fn call(self: &Rc<Self>, mut call: Call<'_>) -> Result<Response<Body>, Fault> {
         let pass = self.upstream.breaker.request()?;
         let http2 = self.speaks_http2(call.http2);
-        let now = Instant::now();
+        // Read once for the first try: routing it took microseconds.
+        let mut now = Instant::now();
         self.upstream.budget.deposit(now);
         let mut body = std::mem::replace(&mut call.body, RequestBody::Empty);
         let mut record = None;
@@ -223,12 +224,16 @@ impl Cluster {
         let mut avoid = None;
         loop {
             call.trail.tries += 1;
-            let (endpoint, probe) = match self.choose(avoid.as_ref()) {
+            let (endpoint, probe) = match self.choose(avoid.as_ref(), now) {
                 Some(chosen) => chosen,
-                None => Box::pin(self.await_endpoint(call.deadline)).await?,
+                None => {
+                    let chosen = Box::pin(self.await_endpoint(call.deadline)).await?;
+                    now = Instant::now();
+                    chosen
+                }
             };
             call.trail.endpoint = Some(endpoint.peer.address());
-            let mut attempt = Try::new(endpoint.clone(), probe, call.deadline, Instant::now());
+            let mut attempt = Try::new(endpoint.clone(), probe, call.deadline, now);
             let tried = match call.backend_request {
                 None => {
                     self.once(&endpoint, http2, call.outgoing, body, call.deadline)
@@ -283,6 +288,7 @@ impl Cluster {
                 (None, None) => RequestBody::Empty,
             };
             avoid = Some(endpoint);
+            now = Instant::now();
         }
     }
 
@@ -312,9 +318,12 @@ impl Cluster {
     }
 
     /// An endpoint that may be asked now, and whether this call is its probation.
-    fn choose(&self, avoid: Option<&Rc<Endpoint>>) -> Option<(Rc<Endpoint>, Option<Probe>)> {
+    fn choose(
+        &self,
+        avoid: Option<&Rc<Endpoint>>,
+        now: Instant,
+    ) -> Option<(Rc<Endpoint>, Option<Probe>)> {
         let endpoints = self.endpoints.borrow();
-        let now = Instant::now();
         if let [only] = &**endpoints
             && only.health.is_usable()
         {
@@ -368,7 +377,8 @@ impl Cluster {
             let now = members.borrow().clone();
             self.follow(&now);
         }
-        self.choose(None).ok_or_else(|| self.nowhere())
+        self.choose(None, Instant::now())
+            .ok_or_else(|| self.nowhere())
     }
 
     #[cold]
@@ -469,7 +479,7 @@ impl Cluster {
 
     /// A raw connection for a tunnel.
     pub async fn tunnel(self: &Rc<Self>, deadline: Deadline) -> Result<net::Stream, Fault> {
-        let (endpoint, probe) = match self.choose(None) {
+        let (endpoint, probe) = match self.choose(None, Instant::now()) {
             Some(chosen) => chosen,
             None => self.await_endpoint(deadline).await?,
         };

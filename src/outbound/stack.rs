@@ -24,7 +24,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     http::{
-        Body, Connection, Door, Exchange, Handler, Pulse, RequestBody,
+        Body, Connection, Door, Exchange, Handler,
         client::Outgoing,
         headers, passage,
         target::{self, Form, Target},
@@ -126,7 +126,7 @@ impl Local {
             }
             (way, route)
         };
-        exchange.routed(&route.name, &route.meter);
+        exchange.routed(&route.meter);
         let head = &mut exchange.head;
         passage::mark(head, &connection, &facts);
         if route.filters.redirects() {
@@ -230,7 +230,7 @@ impl Local {
             ),
             None => self.stranger(&target)?,
         };
-        exchange.routed(&route.name, &route.meter);
+        exchange.routed(&route.meter);
         match way {
             Way::Cluster(cluster) => Ok((Way::Tunnel(cluster), route)),
             other => Ok((other, route)),
@@ -246,9 +246,7 @@ impl Local {
     ) -> Result<Response<Body>, Fault> {
         exchange.trail.upstream = Some(cluster.upstream().name.clone());
         let connection = exchange.connection.clone();
-        let pulse =
-            (!exchange.grpc).then(|| Pulse::new(connection.pace(), &connection.desk().tick));
-        let body = RequestBody::live(body, exchange.request_counter(), pulse);
+        let body = exchange.body(body);
         let grpc = exchange.grpc;
         let deadline = Deadline::of_call(
             exchange.started(),
