@@ -39,7 +39,7 @@ use worker::{Order, Plans, Start, Worker};
 
 /// Runs a sidecar until it is told to leave.
 pub fn run(file: &Path, level: &str) -> anyhow::Result<()> {
-    let loaded = Config::load(file).map_err(|diagnostics| anyhow!("{diagnostics}"))?;
+    let loaded = Config::load(file)?;
     let logs = Logs::start(level)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
