@@ -4,7 +4,7 @@ use std::{fmt::Write, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use prometheus::Registry;
 use serde_json::Value;
 
@@ -69,6 +69,12 @@ impl Call {
                 .with_context(|| format!("`{name}` cannot have this value"))?;
             headers.append(name, value);
         }
+        // The URL says whom it is for, as in a proxy's absolute-form request.
+        let authority = uri
+            .authority()
+            .with_context(|| format!("`{url}` names no host"))?;
+        let host = HeaderValue::from_str(authority.as_str())?;
+        headers.insert(header::HOST, host);
         Ok(Call {
             method: method.clone(),
             uri,
@@ -299,14 +305,12 @@ impl Page<'_> {
         if let Some(index) = route {
             let at = Steps::of(&["outbound", "routes"]).index(index);
             let route = &self.values["outbound"]["routes"][index];
-            for key in [
-                "timeouts",
-                "retry",
-                "filters",
-                "defer",
-                "idempotency",
-                "reply",
-            ] {
+            // A delivery is tried again as `defer.deliver` says, and nobody waits for it.
+            let own = match self.loaded.config.outbound.routes[index].defer {
+                None => ["timeouts", "retry", "filters"],
+                Some(_) => ["filters", "defer", "idempotency"],
+            };
+            for key in own.into_iter().chain(["reply"]) {
                 if let Some(value) = route.get(key) {
                     self.leaves(value, &at.key(key), key, &mut rows);
                 }
@@ -355,12 +359,22 @@ impl Page<'_> {
             Value::Array(items) if items.is_empty() => {}
             leaf => {
                 let found = match leaf {
-                    Value::String(text) => text.clone(),
-                    other => other.to_string(),
+                    Value::Array(items) => {
+                        let items: Vec<String> = items.iter().map(plain).collect();
+                        items.join(", ")
+                    }
+                    other => plain(other),
                 };
                 let origin = self.loaded.origins.of(at).to_string();
                 rows.push([shown.to_owned(), found, origin]);
             }
         }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }

@@ -53,7 +53,7 @@ enum Command {
 struct File {
     /// The routing file.
     #[arg(
-        short,
+        short = 'c',
         long = "config",
         value_name = "FILE",
         default_value = "weft.yaml"
