@@ -1,5 +1,7 @@
 //! Stories over real sockets, starting from YAML. One module a story; `harness` is what they stand on.
 
+mod balance;
 mod harness;
-
 mod harness_stands;
+mod retry;
+mod timeout;

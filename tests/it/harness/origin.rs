@@ -172,6 +172,15 @@ impl Origin {
         origin
     }
 
+    /// The same on an address of the test's choice: another loopback address, the port of another origin.
+    pub fn at(address: SocketAddr, answer: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
+        let mut origin = Origin::answering(answer);
+        origin.stop();
+        origin.address = address;
+        origin.start_again();
+        origin
+    }
+
     pub fn address(&self) -> String {
         self.address.to_string()
     }
