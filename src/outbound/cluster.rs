@@ -59,12 +59,20 @@ struct Freed {
     upstream: Arc<Upstream>,
     notify: Notify,
     waiting: Cell<u32>,
+    /// The last connection that both we and another worker wanted went to the other.
+    gave: Cell<bool>,
     interim: prometheus::IntCounter,
 }
 
 impl Landlord for Freed {
     fn wants_back(&self) -> bool {
-        self.upstream.breaker.connections().is_starving()
+        let starving = self.upstream.breaker.connections().waiting();
+        let own = self.waiting.get() as usize;
+        if own == 0 || starving <= own {
+            return starving > own;
+        }
+        // Calls wait here and elsewhere: every other connection goes to the others.
+        !self.gave.replace(!self.gave.get())
     }
 
     fn freed(&self) {
@@ -116,6 +124,7 @@ impl Cluster {
             upstream: upstream.clone(),
             notify: Notify::new(),
             waiting: Cell::new(0),
+            gave: Cell::new(false),
             interim: interim.clone(),
         });
         let cluster = Rc::new(Cluster {

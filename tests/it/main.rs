@@ -1,6 +1,8 @@
 //! Stories over real sockets, starting from YAML. One module a story; `harness` is what they stand on.
 
 mod balance;
+mod breaker;
+mod dns;
 mod harness;
 mod harness_stands;
 mod retry;

@@ -4,9 +4,7 @@ use std::{net::TcpStream, time::Duration};
 
 use serde_json::Value;
 
-use crate::harness::{
-    Answer, Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, Weft, grpc_message,
-};
+use crate::harness::{Answer, Call, Origin, RawClient, RawOrigin, Reply, Weft, grpc_call};
 
 /// Longer than any test waits: what ends before it was cut by a timeout.
 const NEVER: Duration = Duration::from_secs(60);
@@ -34,27 +32,10 @@ fn failures(weft: &Weft) -> Value {
     weft.admin_get("/upstreams")[0]["endpoints"][0]["state"]["failuresInARow"].clone()
 }
 
-/// A gRPC call with a `grpc-timeout`; returns its status.
+/// The status of a gRPC call with a `grpc-timeout`.
 fn grpc(weft: &Weft, timeout: &str) -> Option<u16> {
-    let mut client = H2Peer::connect(&weft.outbound(), &[]);
-    let fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/pay.Payments/Charge"),
-        (":authority", "payments"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-        ("grpc-timeout", timeout),
-    ];
-    client.send(&Frame::headers(1, &fields, false));
-    client.send(&Frame::data(1, grpc_message(b"x"), true));
-    let (_, head, end) = client.read_headers();
-    let last = match end {
-        true => head,
-        false => client.read_body(1).1,
-    };
-    let status = last.iter().find(|(name, _)| name == "grpc-status")?;
-    status.1.parse().ok()
+    let timeout = [("grpc-timeout", timeout)];
+    grpc_call(&weft.outbound(), "payments", &timeout, b"x").1
 }
 
 #[test]
@@ -105,7 +86,7 @@ fn a_body_may_take_longer_than_one_try_or_the_answer_of_a_stream() {
     let weft = start(&origin.address(), "", "timeouts: { backendRequest: 100ms }");
     let mut slow = RawClient::connect(&weft.outbound());
     slow.send("GET / HTTP/1.1\r\nhost: payments\r\n\r\n");
-    slow.read_until(b"data:\n");
+    slow.read_until(b"data:\n\r\n");
     // Another try that is cut shows that the time has passed, and more.
     let late = Origin::answering(|_| Reply::ok("late").after(NEVER));
     let other = start(&late.address(), "", "timeouts: { backendRequest: 300ms }");

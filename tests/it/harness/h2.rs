@@ -146,6 +146,30 @@ pub fn grpc_message(bytes: &[u8]) -> Vec<u8> {
     [&[0][..], &length.to_be_bytes()[..], bytes].concat()
 }
 
+/// A gRPC call with one message, on a connection of its own: the answer's body, and the status where one came.
+#[track_caller]
+pub fn grpc_call(
+    address: &str,
+    authority: &str,
+    metadata: &[(&str, &str)],
+    message: &[u8],
+) -> (Vec<u8>, Option<u16>) {
+    let mut client = H2Peer::connect(address, &[]);
+    client.ask_grpc(1, authority, metadata, message);
+    let (_, head, end) = client.read_headers();
+    let (body, last) = match end {
+        true => (Vec::new(), head),
+        false => client.read_body(1),
+    };
+    (body, grpc_status(&last))
+}
+
+/// The gRPC status among a head's or the trailers' fields.
+pub fn grpc_status(fields: &[(String, String)]) -> Option<u16> {
+    let status = fields.iter().find(|(name, _)| name == "grpc-status")?;
+    status.1.parse().ok()
+}
+
 /// Decoded fields, in order.
 pub type Fields = Vec<(String, String)>;
 
@@ -206,6 +230,28 @@ impl H2Peer {
 
     pub fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Sends a whole gRPC request of one message.
+    #[track_caller]
+    pub fn ask_grpc(
+        &mut self,
+        stream: u32,
+        authority: &str,
+        metadata: &[(&str, &str)],
+        message: &[u8],
+    ) {
+        let mut fields = vec![
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/pay.Payments/Charge"),
+            (":authority", authority),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        fields.extend(metadata);
+        self.send(&Frame::headers(stream, &fields, false));
+        self.send(&Frame::data(stream, grpc_message(message), true));
     }
 
     /// The next frame; none when the peer has closed or reset the connection.

@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use call::{Answer, Call};
-pub use h2::{Frame, H2Peer, block, flag, grpc_message, kind};
+pub use h2::{Frame, H2Peer, block, flag, grpc_call, grpc_message, grpc_status, kind};
 pub use origin::{Origin, Reply, Seen};
 pub use raw::{RawClient, RawConnection, RawOrigin};
 pub use weft::{Failed, Weft};
