@@ -9,7 +9,7 @@ use crate::{
     admin::Port,
     config::Config,
     http::Door,
-    net::{BindError, Listener},
+    net::{BindError, Family, Listener},
     telemetry::Direction,
 };
 
@@ -19,6 +19,17 @@ struct Purpose {
     direction: Direction,
     door: Door,
     words: String,
+}
+
+impl Purpose {
+    /// `[::]` takes IPv4 too, except beside an IPv4 address of the same setting and port.
+    fn family(&self, config: &Config, address: SocketAddr) -> Family {
+        let mut beside = said(config).filter(|(_, purpose)| purpose == self);
+        match beside.any(|(other, _)| other.is_ipv4() && other.port() == address.port()) {
+            true => Family::Own,
+            false => Family::Both,
+        }
+    }
 }
 
 /// The listeners of the process, by the address that the file says (port 0 included).
@@ -62,7 +73,7 @@ impl Listeners {
             {
                 continue;
             }
-            let listener = match Listener::bind(address, workers) {
+            let listener = match Listener::bind(address, workers, purpose.family(config, address)) {
                 Ok(listener) => listener,
                 // A machine without IPv6 has no [::1]; the IPv4 half of a default is enough.
                 Err(error) if is_missing_ipv6(&error) && is_default(config, address, &purpose) => {
@@ -78,9 +89,9 @@ impl Listeners {
                 (Port::Metrics, config.admin.metrics.0),
             ];
             for (port, address) in said {
-                let mut listener = match Listener::bind(address, 1) {
+                let mut listener = match Listener::bind(address, 1, Family::Both) {
                     Err(error) if is_missing_ipv6(&error) && address.ip().is_unspecified() => {
-                        Listener::bind(([0, 0, 0, 0], address.port()).into(), 1)?
+                        Listener::bind(([0, 0, 0, 0], address.port()).into(), 1, Family::Both)?
                     }
                     other => other?,
                 };

@@ -40,6 +40,15 @@ impl BindError {
     }
 }
 
+/// What a listener on `[::]` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv6 alone: another listener has the IPv4 half.
+    Own,
+    /// Both families, where the address is `[::]`.
+    Both,
+}
+
 /// One address, with a socket for each worker that has not taken its own yet.
 pub struct Listener {
     pub address: SocketAddr,
@@ -51,9 +60,9 @@ impl Listener {
     ///
     /// `SO_REUSEPORT` would let us share a port with a stranger of the same user, and take half of its
     /// connections; so the port is first bound without it, which fails if anyone is there.
-    pub fn bind(address: SocketAddr, workers: usize) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr, workers: usize, family: Family) -> Result<Self, BindError> {
         let fail = |cause| BindError::new(address, cause);
-        let claim = socket(address, false).map_err(fail)?;
+        let claim = socket(address, family, false).map_err(fail)?;
         let taken = claim
             .local_addr()
             .map_err(fail)?
@@ -62,7 +71,7 @@ impl Listener {
         drop(claim);
         let sockets = (0..workers.max(1))
             .map(|_| {
-                let socket = socket(taken, true)?;
+                let socket = socket(taken, family, true)?;
                 socket.listen(BACKLOG)?;
                 Ok(StdListener::from(socket))
             })
@@ -80,7 +89,7 @@ impl Listener {
     }
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(address: SocketAddr, family: Family, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -89,7 +98,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(family == Family::Own)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -161,9 +170,9 @@ mod tests {
 
     #[test]
     fn an_occupied_port_is_refused_though_both_would_share_it() {
-        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let mut first = Listener::bind("127.0.0.1:0".parse().unwrap(), 2, Family::Both).unwrap();
         assert!(first.take().is_some());
-        let error = Listener::bind(first.address, 2)
+        let error = Listener::bind(first.address, 2, Family::Both)
             .err()
             .expect("the port is taken")
             .to_string();
@@ -172,10 +181,19 @@ mod tests {
 
     #[test]
     fn all_workers_share_the_port_that_was_free() {
-        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 3, Family::Both).unwrap();
         let ports: Vec<u16> = std::iter::from_fn(|| listener.take())
             .map(|socket| socket.local_addr().unwrap().port())
             .collect();
         assert_eq!(ports, [listener.address.port(); 3]);
+    }
+
+    #[test]
+    fn a_lone_ipv6_wildcard_takes_ipv4_too() {
+        let Ok(both) = Listener::bind("[::]:0".parse().unwrap(), 1, Family::Both) else {
+            return; // This machine has no IPv6.
+        };
+        let ipv4 = std::net::SocketAddr::from(([127, 0, 0, 1], both.address.port()));
+        assert!(std::net::TcpStream::connect(ipv4).is_ok());
     }
 }

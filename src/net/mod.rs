@@ -8,7 +8,7 @@ mod listener;
 mod relay;
 
 pub use dial::{Stream, dial};
-pub use listener::{Accepted, BindError, Incoming, Listener};
+pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use relay::Tunnel;
 
 use std::net::{IpAddr, SocketAddr};

@@ -13,7 +13,7 @@ fn routes(routes: &[(&[&str], &[&str])]) -> Vec<(Vec<HostPattern>, Vec<Match>)> 
             hosts,
             matches
                 .iter()
-                .map(|text| serde_saphyr::from_str(text).unwrap())
+                .map(|text| serde_yaml::from_str(text).unwrap())
                 .collect(),
         )
     };
@@ -543,7 +543,7 @@ fn some_match() -> impl Strategy<Value = Match> {
         prop::sample::select(query.to_vec()),
     )
         .prop_map(|(path, method, headers, query)| {
-            serde_saphyr::from_str(&format!("{{ {path}{method}{headers}{query} }}")).unwrap()
+            serde_yaml::from_str(&format!("{{ {path}{method}{headers}{query} }}")).unwrap()
         })
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::web::{self, Answer};
 
@@ -144,10 +144,13 @@ impl Cast {
             let service = self.service(number, at)?;
             let address = self.stands(number).await?;
             let listen = self.replicas[number].sidecar.unwrap_or(any);
-            let yaml = format!(
-                "service: {{ name: payments }}\nworkers: 1\nadmin: {{ listen: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\" }}\n\
-                 outbound: {{ listen: none }}\ninbound: {{ listen: \"{listen}\", app: \"{address}\" }}\n"
-            );
+            let yaml = serde_yaml::to_string(&json!({
+                "service": { "name": "payments" },
+                "workers": 1,
+                "admin": { "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0" },
+                "outbound": { "listen": "none" },
+                "inbound": { "listen": listen, "app": address },
+            }))?;
             let (sidecar, listeners) = self.sidecar(&format!("payments-{number}"), &yaml).await?;
             let real = listeners["inbound"][0]
                 .as_str()
@@ -164,52 +167,55 @@ impl Cast {
     }
 
     async fn start_orders(&mut self) -> anyhow::Result<()> {
-        let yaml = self.orders_yaml("");
+        let yaml = self.orders_yaml(false)?;
         let (running, listeners) = self.sidecar("orders", &yaml).await?;
         self.orders = Some(running);
         self.listeners = listeners;
         Ok(())
     }
 
-    fn orders_yaml(&self, deferral: &str) -> String {
-        let endpoints: Vec<String> = self
+    fn orders_yaml(&self, deferred: bool) -> anyhow::Result<String> {
+        let endpoints: Vec<_> = self
             .replicas
             .iter()
             .filter_map(|replica| replica.sidecar)
-            .map(|address| format!("\"{address}\""))
             .collect();
-        format!(
-            "version: weft/v1\n\
-             service: {{ name: orders }}\n\
-             workers: 1\n\
-             admin: {{ listen: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\" }}\n\
-             inbound: {{ listen: none }}\n\
-             outbox: {{ path: {} }}\n\
-             outbound:\n  \
-               listen: 127.0.0.1:0\n  \
-               routes:\n  \
-               - name: charge\n    \
-                 hosts: [payments]\n    \
-                 matches: [{{ method: POST, path: {{ exact: /charge }} }}]\n    \
-                 retry: {{ attempts: 3, conditions: [connect, refused, \"503\"], methods: [POST] }}\n    \
-                 backends: [{{ upstream: payments }}]\n{deferral}\
-             upstreams:\n  \
-               payments:\n    \
-                 endpoints: {{ static: [{}] }}\n    \
-                 outlier: {{ consecutiveFailures: 3 }}\n",
-            self.path("outbox").display(),
-            endpoints.join(", ")
-        )
+        let mut route = json!({
+            "name": "charge",
+            "hosts": ["payments"],
+            "matches": [{ "method": "POST", "path": { "exact": "/charge" } }],
+            "retry": { "attempts": 3, "conditions": ["connect", "refused", "503"], "methods": ["POST"] },
+            "backends": [{ "upstream": "payments" }],
+        });
+        if deferred {
+            route["defer"] = deferral();
+        }
+        let file = json!({
+            "version": "weft/v1",
+            "service": { "name": "orders" },
+            "workers": 1,
+            "admin": { "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0" },
+            "inbound": { "listen": "none" },
+            "outbox": { "path": self.path("outbox") },
+            "outbound": { "listen": "127.0.0.1:0", "routes": [route] },
+            "upstreams": {
+                "payments": {
+                    "endpoints": { "static": endpoints },
+                    "outlier": { "consecutiveFailures": 3 },
+                },
+            },
+        });
+        Ok(serde_yaml::to_string(&file)?)
     }
 
     /// What is added to the route, as it stands in the file.
-    pub fn deferral(&self) -> String {
-        "    defer:\n      key: request.headers[\"x-customer\"]\n      deliver:\n        attempts: 5\n        timeout: 5s\n".to_owned()
+    pub fn deferral(&self) -> anyhow::Result<String> {
+        Ok(serde_yaml::to_string(&json!({ "defer": deferral() }))?)
     }
 
     /// Adds `defer` to the route and waits until the running sidecar has taken it over.
     pub async fn defer(&mut self) -> anyhow::Result<()> {
-        let yaml = self.orders_yaml(&self.deferral());
+        let yaml = self.orders_yaml(true)?;
         fs::write(self.file(), yaml)?;
         let answer = web::ask(
             self.admin(),
@@ -430,6 +436,10 @@ impl Cast {
             print_tail(&log);
         }
     }
+}
+
+fn deferral() -> Value {
+    json!({ "key": "request.headers[\"x-customer\"]", "deliver": { "attempts": 5, "timeout": "5s" } })
 }
 
 fn print_tail(log: &Path) {

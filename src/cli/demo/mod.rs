@@ -101,7 +101,7 @@ async fn forward(cast: &mut Cast) -> anyhow::Result<()> {
 async fn defer(cast: &mut Cast) -> anyhow::Result<()> {
     title("2. The same call, deferred: five lines of YAML, no change to any application");
     cast.defer().await?;
-    say(&cast.deferral());
+    say(&cast.deferral()?);
     say("Reloaded. Now payments is killed, all of it (kill -9), and orders goes on calling:");
     cast.kill_payments();
     cast.forget_charges();
