@@ -6,6 +6,7 @@
 mod files;
 mod leave;
 mod listeners;
+mod panics;
 mod reload;
 mod upstreams;
 mod worker;
@@ -58,6 +59,7 @@ async fn live(
         tracing::warn!("{warning}");
     }
     let house = Rc::new(House::build(file, loaded, level, keeper)?);
+    panics::watch(house.http.panics.clone());
     house.open()?;
     let mut tasks = house.serve_admin()?;
     tasks.push(tokio::task::spawn_local(reload::watch(house.clone())));
@@ -214,7 +216,13 @@ impl House {
     /// Says where we listen: in the log, and in the file that `WEFT_READY_FILE` names.
     fn announce(&self) -> anyhow::Result<()> {
         let listeners = self.listeners.borrow().json();
-        tracing::info!(%listeners, "listening");
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            file = %self.file.display(),
+            workers = self.workers.borrow().len(),
+            %listeners,
+            "weft runs"
+        );
         if let Some(path) = std::env::var_os("WEFT_READY_FILE") {
             files::write_whole(Path::new(&path), listeners.to_string().as_bytes())
                 .with_context(|| format!("WEFT_READY_FILE {}", Path::new(&path).display()))?;
