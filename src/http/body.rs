@@ -16,7 +16,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{client::Parking, exchange::Exchange, h2, pulse::Pulse, replay::Replay};
+use super::{client::Parking, cut::Cut, exchange::Exchange, h2, pulse::Pulse, replay::Replay};
 use crate::{
     fault::{Fault, Reason},
     net, wire,
@@ -152,6 +152,7 @@ pub trait Source {
 pub struct Body {
     kind: Kind,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    cut: Option<Rc<Cut>>,
     source: Option<Box<dyn Source>>,
     exchange: Option<Box<Exchange>>,
 }
@@ -191,6 +192,7 @@ impl Body {
         Body {
             kind,
             deadline: None,
+            cut: None,
             source: None,
             exchange: None,
         }
@@ -206,6 +208,11 @@ impl Body {
         if !self.kind.is_end_stream() {
             self.deadline = Some(Box::pin(tokio::time::sleep_until(at.into())));
         }
+    }
+
+    /// A gRPC answer that is not over when what is left is cut ends with UNAVAILABLE.
+    pub fn ends_by_cut(&mut self, cut: Rc<Cut>) {
+        self.cut = Some(cut);
     }
 
     /// Gives the record to the body: it is spent when the body is over. Its status is noted by then.
@@ -233,27 +240,38 @@ impl Body {
         peek
     }
 
+    /// What ends an answer before its callee does.
     #[inline]
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(deadline) = &mut self.deadline else {
-            return Poll::Pending;
-        };
-        ready!(deadline.as_mut().poll(cx));
+    fn poll_early_end(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let words = "the answer took longer than the call may";
+            return self.end_early(Fault::new(Reason::RequestTimeout, words));
+        }
+        match &self.cut {
+            Some(cut) => {
+                let fault = ready!(cut.poll(cx));
+                self.end_early(fault)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn end_early(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         self.kind = Kind::Empty;
         self.source = None;
-        let fault = Fault::new(
-            Reason::RequestTimeout,
-            "the answer took longer than the call may",
-        );
         if !self.exchange.as_ref().is_some_and(|exchange| exchange.grpc) {
             return Poll::Ready(Some(Err(fault)));
         }
-        let words = fault.public_words().to_owned();
+        let trailers = super::respond::grpc_end(&fault);
         if let Some(exchange) = &mut self.exchange {
             exchange.failed(fault);
         }
-        let trailers =
-            super::respond::grpc_trailers(super::respond::grpc::DEADLINE_EXCEEDED, &words);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -272,7 +290,13 @@ impl Body {
         }
     }
 
-    fn grpc_ended(&mut self, status: u16) {
+    fn trailed(&mut self, trailers: &HeaderMap) {
+        if let Some(exchange) = &self.exchange {
+            exchange.trailed(trailers);
+        }
+        let Some(status) = grpc_status(trailers) else {
+            return;
+        };
         if let Some(source) = &mut self.source {
             source.grpc_ended(status);
         }
@@ -306,7 +330,7 @@ impl HttpBody for Body {
         let this = &mut *self;
         let frame = match this.kind.poll_frame(cx) {
             Poll::Ready(frame) => frame,
-            Poll::Pending => ready!(this.poll_deadline(cx)),
+            Poll::Pending => ready!(this.poll_early_end(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -314,8 +338,8 @@ impl HttpBody for Body {
                     if let Some(exchange) = &mut this.exchange {
                         exchange.sent(data.len());
                     }
-                } else if let Some(status) = frame.trailers_ref().and_then(grpc_status) {
-                    this.grpc_ended(status);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.trailed(trailers);
                 }
                 if this.kind.is_end_stream() {
                     this.over(None);

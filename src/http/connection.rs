@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    cut::Cut,
     frames::FrameWatch,
     meter::{ListenerMeter, Open, RouteMeter},
     pulse::Pace,
@@ -29,6 +30,7 @@ pub struct Desk {
     pub access: AccessLog,
     stage: Cell<Stage>,
     unrouted: [Arc<RouteMeter>; 2],
+    trailers_dropped: prometheus::IntCounter,
 }
 
 impl Desk {
@@ -39,6 +41,7 @@ impl Desk {
             access,
             stage: Cell::new(Stage::Serving),
             unrouted: [meter(Direction::Inbound), meter(Direction::Outbound)],
+            trailers_dropped: metrics.dropped("trailers"),
         })
     }
 
@@ -49,6 +52,12 @@ impl Desk {
     /// Connections hear of it on the next tick.
     pub fn enter(&self, stage: Stage) {
         self.stage.set(stage);
+    }
+
+    /// An answer's trailers could not be passed to its caller.
+    #[cold]
+    pub fn trailers_dropped(&self) {
+        self.trailers_dropped.inc();
     }
 
     /// The meter of requests that found no route.
@@ -97,6 +106,7 @@ pub struct Connection {
     phase: Cell<(Phase, Ticks)>,
     stall: Cell<(u64, Ticks)>,
     order: Cell<Order>,
+    forced: Cell<Option<Ticks>>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<net::Tunnel>>,
     _open: Open,
@@ -132,6 +142,7 @@ impl Connection {
             phase: Cell::new((Phase::Head, now)),
             stall: Cell::new((0, now)),
             order: Cell::new(Order::Serve),
+            forced: Cell::new(None),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             _open: meter.opened(),
@@ -273,6 +284,13 @@ impl Connection {
         (phase, since)
     }
 
+    /// Calls that were cut may still have to say so.
+    fn has_last_words(&self, now: Ticks) -> bool {
+        let forced = self.forced.get().unwrap_or(now);
+        self.forced.set(Some(forced));
+        self.is_http2() && self.in_flight.get() > 0 && now.since(forced) < Cut::GRACE
+    }
+
     fn is_stalled(&self, now: Ticks) -> bool {
         let (blocked, out) = match self.eyes.get() {
             None => return false,
@@ -297,6 +315,7 @@ impl Timed for Connection {
         match self.desk.stage() {
             Stage::Serving | Stage::LameDuck => {}
             Stage::Draining => self.give(Order::Finish),
+            Stage::Forced if self.has_last_words(now) => self.give(Order::Finish),
             Stage::Forced => self.give(Order::Close("drain")),
         }
         if let Some(Eyes::Http2(frames)) = self.eyes.get() {

@@ -12,11 +12,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::{request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts, uri::Authority};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{body::RequestBody, connection::Connection, meter::RouteMeter, pulse::Pulse};
+use super::{
+    body::RequestBody, connection::Connection, headers::Facts, meter::RouteMeter, pulse::Pulse,
+};
 use crate::{
     fault::{Fault, Reason},
     telemetry,
@@ -49,6 +51,10 @@ pub struct Exchange {
     /// None where the request has no body.
     request_bytes: Option<Rc<Cell<u64>>>,
     response_bytes: u64,
+    /// As the answer's head said.
+    response_length: Option<u64>,
+    /// The `Trailer` fields of the answer.
+    announced: Vec<HeaderValue>,
     finished: bool,
 }
 
@@ -67,6 +73,8 @@ impl Exchange {
             failure: None,
             request_bytes: None,
             response_bytes: 0,
+            response_length: None,
+            announced: Vec::new(),
             finished: false,
         })
     }
@@ -111,6 +119,37 @@ impl Exchange {
         self.failure.get_or_insert(fault);
     }
 
+    /// The callee answered with this head; `facts` are those of its hygiene.
+    pub fn headed(&mut self, facts: &Facts, headers: &HeaderMap) {
+        self.response_length = facts.content_length;
+        if facts.trailers {
+            self.announced = headers.get_all(header::TRAILER).iter().cloned().collect();
+        }
+    }
+
+    /// The answer ends with these; counts them where its caller cannot get them all.
+    pub fn trailed(&self, trailers: &HeaderMap) {
+        if !self.connection.is_http2() && !self.passes(trailers) {
+            self.connection.desk().trailers_dropped();
+        }
+    }
+
+    /// hyper sends HTTP/1.1 trailers to who asked for them, those that the head announced, behind chunks.
+    fn passes(&self, trailers: &HeaderMap) -> bool {
+        let announced = |name: &HeaderName| {
+            let lists = self.announced.iter();
+            lists
+                .flat_map(|list| list.as_bytes().split(|byte| *byte == b','))
+                .any(|one| {
+                    one.trim_ascii()
+                        .eq_ignore_ascii_case(name.as_str().as_bytes())
+                })
+        };
+        self.head.headers.contains_key(header::TE)
+            && self.response_length.is_none()
+            && trailers.keys().all(announced)
+    }
+
     pub fn sent(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
     }
@@ -133,7 +172,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.finished && self.failure.is_none() {
+        // Behind a known length an HTTP/1.1 caller's connection asks for no more, be there trailers or none.
+        let whole = self.finished || self.response_length == Some(self.response_bytes);
+        if !whole && self.failure.is_none() {
             self.failed(Fault::new(
                 Reason::ClientGone,
                 "the caller went away before its answer was over",

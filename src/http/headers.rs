@@ -61,7 +61,8 @@ pub struct Facts {
     pub expect_other: bool,
     /// `TE: trailers`: kept, gRPC needs it.
     pub te_trailers: bool,
-    /// `Upgrade` was there (and is gone).
+    /// `Upgrade` was there (and is gone) and asked for more than `h2c`: some clients offer that with every request,
+    /// and are content with an answer in HTTP/1.1.
     pub wants_upgrade: bool,
     pub connection_close: bool,
     pub is_grpc: bool,
@@ -84,6 +85,8 @@ mod found {
     pub(super) const OURS: u16 = 256;
     /// `Connection` names more than `keep-alive` and `close`.
     pub(super) const NAMED: u16 = 512;
+    /// Answered by us: the callee is sent the body at once.
+    pub(super) const EXPECT: u16 = 1024;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,10 +196,17 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
                     tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
             }
             6 if name == "expect" => match value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-                true => facts.expect_continue = true,
+                true => {
+                    facts.expect_continue = true;
+                    found |= found::EXPECT;
+                }
                 false => facts.expect_other = true,
             },
-            7 if name == "upgrade" => found |= found::UPGRADE,
+            7 if name == "upgrade" => {
+                found |= found::UPGRADE;
+                facts.wants_upgrade |=
+                    !tokens(value).all(|token| token.eq_ignore_ascii_case(b"h2c"));
+            }
             7 if name == "trailer" => facts.trailers = true,
             10 if name == "connection" => {
                 found |= found::CONNECTION;
@@ -233,7 +243,6 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
     if lengths > 1 {
         return Err(message.bad("more than one content-length"));
     }
-    facts.wants_upgrade = found & found::UPGRADE != 0;
     if found != 0 {
         remove(headers, &mut facts, found, &mut keep_alive, message)?;
     }
@@ -281,6 +290,10 @@ fn remove(
     }
     if found & found::UPGRADE != 0 {
         headers.remove(header::UPGRADE);
+        headers.remove("http2-settings");
+    }
+    if found & found::EXPECT != 0 {
+        headers.remove(header::EXPECT);
     }
     if found & found::PROXY_AUTH != 0 {
         headers.remove(header::PROXY_AUTHENTICATE);

@@ -1,10 +1,18 @@
 //! What both directions do to every request and answer on its way through.
 
+use std::{
+    future::{pending, poll_fn},
+    rc::Rc,
+    task::Poll,
+    time::Instant,
+};
+
 use http::{HeaderName, HeaderValue, Response, header, request::Parts};
 
 use super::{
     body::{Body, grpc_status},
     connection::Connection,
+    cut::Cut,
     exchange::Exchange,
     headers::{self, Facts},
     respond::{self, Reader},
@@ -65,6 +73,30 @@ fn check_wishes(connection: &Connection, facts: &Facts) -> Result<(), Fault> {
         ));
     }
     Ok(())
+}
+
+/// Awaits an answer's head: until `at`, and until a gRPC call is cut at the end of our leaving.
+pub async fn in_time(
+    at: Option<Instant>,
+    cut: Option<&Rc<Cut>>,
+    call: impl Future<Output = Result<Response<Body>, Fault>>,
+) -> Result<Response<Body>, Fault> {
+    let over = async {
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => pending().await,
+        }
+    };
+    let cut = poll_fn(|cx| cut.map_or(Poll::Pending, |cut| cut.poll(cx)));
+    tokio::select! {
+        biased;
+        answered = call => answered,
+        () = over => Err(Fault::new(
+            Reason::RequestTimeout,
+            "the call took longer than it may",
+        )),
+        fault = cut => Err(fault),
+    }
 }
 
 /// Path and query, without scheme and authority.

@@ -132,6 +132,11 @@ pub fn trailers_only(code: u16, words: &str) -> Response<Body> {
     response
 }
 
+/// How a gRPC answer ends that has begun.
+pub fn grpc_end(fault: &Fault) -> HeaderMap {
+    grpc_trailers(statuses(fault.reason()).1, fault.public_words())
+}
+
 /// A status as trailers have it.
 pub fn grpc_trailers(code: u16, words: &str) -> HeaderMap {
     let mut trailers = HeaderMap::new();

@@ -4,7 +4,7 @@
 //! tries, the second only where the first provably never reached it, or where an idempotent request met a pooled
 //! connection that was closing (RFC 9112 §9.3.1).
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc, time::Instant};
+use std::{cell::RefCell, convert::Infallible, rc::Rc};
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -13,7 +13,7 @@ use super::{Local, Protocol, Way};
 use crate::{
     fault::{Fault, Reason},
     http::{
-        Body, Connection, Exchange, Handler, RequestBody,
+        Body, Connection, Cut, Exchange, Handler, RequestBody,
         client::{self, Outgoing},
         headers, passage, target,
     },
@@ -120,22 +120,24 @@ async fn forward(
         grpc.then_some(&mut exchange.head.headers),
     );
     exchange.trail.endpoint = Some(way.peer.address());
-    let answered = match deadline.at() {
-        None => tries(way, exchange, body, connection.is_http2()).await,
-        Some(at) => {
-            Box::pin(in_time(
-                at,
-                tries(way, exchange, body, connection.is_http2()),
-            ))
-            .await
+    let cut = (grpc && connection.is_http2()).then(|| Cut::new(connection.desk()));
+    let answered = match (deadline.at(), &cut) {
+        (None, None) => tries(way, exchange, body, connection.is_http2()).await,
+        (at, cut) => {
+            let call = tries(way, exchange, body, connection.is_http2());
+            Box::pin(passage::in_time(at, cut.as_ref(), call)).await
         }
     };
     let mut response = answered?;
     let version = response.version();
-    headers::clean_response(response.headers_mut(), version)?;
+    let facts = headers::clean_response(response.headers_mut(), version)?;
+    exchange.headed(&facts, response.headers());
     *response.version_mut() = http::Version::HTTP_11;
     if let Some(at) = deadline.at() {
         response.body_mut().ends_by(at);
+    }
+    if let Some(cut) = cut {
+        response.body_mut().ends_by_cut(cut);
     }
     Ok(response)
 }
@@ -179,18 +181,5 @@ async fn tries(
             None if repeatable && bodiless && exchange.trail.tries < 2 => RequestBody::Empty,
             _ => return Err(failed.fault),
         };
-    }
-}
-
-async fn in_time(
-    at: Instant,
-    call: impl Future<Output = Result<Response<Body>, Fault>>,
-) -> Result<Response<Body>, Fault> {
-    match tokio::time::timeout_at(at.into(), call).await {
-        Ok(answered) => answered,
-        Err(_) => Err(Fault::new(
-            Reason::RequestTimeout,
-            "the call took longer than its grpc-timeout",
-        )),
     }
 }

@@ -9,9 +9,7 @@
 //! - defer, or deadline and cluster: the deadline covers all tries and the waits between them;
 //! - hygiene of the answer, then filters of the answer.
 
-use std::{
-    borrow::Cow, cell::RefCell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Instant,
-};
+use std::{borrow::Cow, cell::RefCell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -24,7 +22,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     http::{
-        Body, Connection, Door, Exchange, Handler,
+        Body, Connection, Cut, Door, Exchange, Handler,
         client::Outgoing,
         headers, passage,
         target::{self, Form, Target},
@@ -272,17 +270,25 @@ impl Local {
             deadline,
             trail: &mut exchange.trail,
         };
-        let answered = match deadline.at() {
-            None => cluster.call(call).await,
-            Some(at) => Box::pin(in_time(at, cluster.call(call))).await,
+        let cut = (grpc && connection.is_http2()).then(|| Cut::new(connection.desk()));
+        let answered = match (deadline.at(), &cut) {
+            (None, None) => cluster.call(call).await,
+            (at, cut) => {
+                let call = cluster.call(call);
+                Box::pin(passage::in_time(at, cut.as_ref(), call)).await
+            }
         };
         let mut response = answered?;
         let version = response.version();
-        headers::clean_response(response.headers_mut(), version)?;
+        let facts = headers::clean_response(response.headers_mut(), version)?;
+        exchange.headed(&facts, response.headers());
         *response.version_mut() = http::Version::HTTP_11;
         route.filters.response(response.headers_mut());
         if let Some(at) = deadline.at() {
             response.body_mut().ends_by(at);
+        }
+        if let Some(cut) = cut {
+            response.body_mut().ends_by_cut(cut);
         }
         Ok(response)
     }
@@ -358,18 +364,5 @@ fn split_port(authority: &str) -> (&str, Option<u16>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
         _ => (authority, None),
-    }
-}
-
-async fn in_time(
-    at: Instant,
-    call: impl Future<Output = Result<Response<Body>, Fault>>,
-) -> Result<Response<Body>, Fault> {
-    match tokio::time::timeout_at(at.into(), call).await {
-        Ok(answered) => answered,
-        Err(_) => Err(Fault::new(
-            Reason::RequestTimeout,
-            "the call took longer than it may",
-        )),
     }
 }

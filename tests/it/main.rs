@@ -3,6 +3,7 @@
 mod balance;
 mod breaker;
 mod dns;
+mod forward;
 mod harness;
 mod harness_stands;
 mod retry;
