@@ -88,7 +88,12 @@ impl Local {
         let connection = exchange.connection.clone();
         let facts = passage::receive(exchange)?;
         if exchange.head.method == Method::CONNECT {
-            return self.read_connect(exchange);
+            let refused = |_: &Fault| {
+                if let Some(watch) = connection.watch() {
+                    watch.resume();
+                }
+            };
+            return self.read_connect(exchange).inspect_err(refused);
         }
         let head = &mut exchange.head;
         let (way, route) = {

@@ -10,6 +10,7 @@ use std::{
 use crate::harness::{
     Answer, Call, Origin, RawClient, RawOrigin, Reply, Weft, dead_address,
     parts::{self, Nginx, NodeServer},
+    wait_until,
 };
 
 /// One upstream `payments` at `address`, with a port of its own; strangers are refused.
@@ -299,7 +300,9 @@ fn a_body_is_asked_for_once_a_connection_is_there() {
         client.read_until(b"\r\n\r\n"),
         b"HTTP/1.1 100 Continue\r\n\r\n"
     );
-    assert_eq!(origin.connections(), 1);
+    wait_until("the connection that waits for the body", || {
+        origin.connections() == 1
+    });
     client.send("body");
     assert_eq!(client.answer().status, 200);
     let seen = &origin.requests()[0];
