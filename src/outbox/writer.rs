@@ -106,7 +106,8 @@ impl Writer {
                         break;
                     }
                 }
-                if ops >= MOST_OPS {
+                // What was found damaged is buried before the next look, so that whoever was told finds the letter.
+                if ops >= MOST_OPS || !self.desk.damaged.is_empty() {
                     break;
                 }
                 next = self.commands.try_recv().ok();
