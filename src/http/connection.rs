@@ -81,6 +81,8 @@ pub enum Door {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     Serve,
+    /// Nothing has moved for a while: let go of what only a busy connection needs.
+    Rest,
     /// Finish what is in flight, take nothing new.
     Finish,
     /// Close now: this rule was broken.
@@ -103,7 +105,7 @@ pub struct Connection {
     eyes: OnceCell<Eyes>,
     in_flight: Cell<u32>,
     served: Cell<u64>,
-    phase: Cell<(Phase, Ticks)>,
+    phase: Cell<(Phase, u64, Ticks)>,
     stall: Cell<(u64, Ticks)>,
     order: Cell<Order>,
     forced: Cell<Option<Ticks>>,
@@ -111,6 +113,10 @@ pub struct Connection {
     tunnel: RefCell<Option<net::Tunnel>>,
     _open: Open,
 }
+
+/// How long a connection must be idle until it lets go of hyper and its buffers: 16 KiB and the box of a request's
+/// future. Making them anew costs a few allocations, once a rest.
+const RESTS_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -139,7 +145,7 @@ impl Connection {
             eyes: OnceCell::new(),
             in_flight: Cell::new(0),
             served: Cell::new(0),
-            phase: Cell::new((Phase::Head, now)),
+            phase: Cell::new((Phase::Head, 0, now)),
             stall: Cell::new((0, now)),
             order: Cell::new(Order::Serve),
             forced: Cell::new(None),
@@ -253,6 +259,13 @@ impl Connection {
         self.order.get()
     }
 
+    /// A connection at rest has something to do again.
+    pub(super) fn wakes(&self) {
+        if self.order.get() == Order::Rest {
+            self.order.set(Order::Serve);
+        }
+    }
+
     fn give(&self, order: Order) {
         if self.order.get() == order || matches!(self.order.get(), Order::Close(_)) {
             return;
@@ -278,9 +291,12 @@ impl Connection {
             (_, Some(Eyes::Http2(frames))) if frames.frames() == 0 => Phase::Head,
             (_, Some(Eyes::Http2(_))) => Phase::Idle,
         };
-        let (before, since) = self.phase.get();
-        let since = if phase == before { since } else { now };
-        self.phase.set((phase, since));
+        // A request may begin and end between two ticks: what it was before is then over as well.
+        let served = self.served.get();
+        let (before, served_before, since) = self.phase.get();
+        let same = phase == before && served == served_before;
+        let since = if same { since } else { now };
+        self.phase.set((phase, served, since));
         (phase, since)
     }
 
@@ -289,6 +305,14 @@ impl Connection {
         let forced = self.forced.get().unwrap_or(now);
         self.forced.set(Some(forced));
         self.is_http2() && self.in_flight.get() > 0 && now.since(forced) < Cut::GRACE
+    }
+
+    /// HTTP/1.1, between two requests, with nothing left to send: hyper holds nothing that matters.
+    fn is_quiet(&self) -> bool {
+        self.order.get() == Order::Serve
+            && self
+                .watch()
+                .is_some_and(|watch| watch.phase() == watch::Phase::Idle && !watch.write_blocked())
     }
 
     fn is_stalled(&self, now: Ticks) -> bool {
@@ -331,6 +355,9 @@ impl Timed for Connection {
             }
             Phase::Idle if is_over(self.timers.idle.duration(), now, since) => {
                 self.give(Order::Finish)
+            }
+            Phase::Idle if is_over(RESTS_AFTER, now, since) && self.is_quiet() => {
+                self.give(Order::Rest)
             }
             _ => {}
         }

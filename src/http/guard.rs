@@ -90,6 +90,14 @@ impl<I> Guard<I> {
         guard
     }
 
+    /// Bytes that passed and were not looked at: they pass again, first.
+    pub fn take_back(&mut self, passed: &[u8]) {
+        if !passed.is_empty() {
+            self.held = [passed, &self.held].concat()[..].into();
+            self.clear += passed.len();
+        }
+    }
+
     pub fn watch(&self) -> &Rc<Watch> {
         &self.watch
     }

@@ -2,27 +2,26 @@
 //! timers, drains and tunnels around hyper.
 
 use std::{
-    cell::Cell,
     convert::Infallible,
     future::{Future, poll_fn},
-    io,
+    io, mem,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    server::conn::{http1, http2},
+    server::conn::{
+        http1::{self, Parts},
+        http2,
+    },
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     body::Body,
@@ -122,31 +121,39 @@ impl Server {
         connection: Rc<Connection>,
         handler: Rc<H>,
     ) {
-        let watch = connection.speaks_http1();
-        let back = Rc::new(Cell::new(None));
-        let guard = Guard::new(stream, prefix, watch);
-        let io = TokioIo::new(Lent {
-            inner: Some(guard),
-            back: back.clone(),
-        });
-        let facts = connection.clone();
-        let service = service_fn(move |request| handler.clone().handle(facts.clone(), request));
-        let ended = {
-            let mut served = pin!(self.http1.serve_connection(io, service));
-            drive(&connection, |cx, finish| {
+        let mut guard = Guard::new(stream, prefix, connection.speaks_http1());
+        loop {
+            let (handler, facts) = (handler.clone(), connection.clone());
+            let service = service_fn(move |request| handler.clone().handle(facts.clone(), request));
+            let mut served = self.http1.serve_connection(TokioIo::new(guard), service);
+            let driven = drive(&connection, |cx, finish| {
+                let mut served = Pin::new(&mut served);
                 if finish {
                     served.as_mut().graceful_shutdown();
                 }
-                served.as_mut().poll(cx).map(|ended| ended.is_ok())
+                served.poll(cx).map(|ended| ended.is_ok())
             })
-            .await
-        };
-        if ended
-            && let Some(tunnel) = connection.tunnel()
-            && let Some(guard) = back.take()
-        {
-            // An error here is one side's own; the other has been told by the close.
-            let _ = tunnel.relay(guard).await;
+            .await;
+            // What else there was of hyper, its buffers above all, is gone.
+            let Parts { io, read_buf, .. } = served.into_parts();
+            guard = io.into_inner();
+            match driven {
+                Driven::Ended => {
+                    if let Some(tunnel) = connection.tunnel() {
+                        // An error here is one side's own; the other has been told by the close.
+                        let _ = tunnel.relay(guard).await;
+                    }
+                    return;
+                }
+                Driven::Broken => return,
+                Driven::Resting => {
+                    guard.take_back(&read_buf);
+                    drop(read_buf);
+                    if !rest(&connection, guard.get_ref()).await {
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -164,6 +171,7 @@ impl Server {
         let service =
             service_fn(move |request| Box::pin(handler.clone().handle(facts.clone(), request)));
         let mut served = pin!(self.http2.serve_connection(io, service));
+        // HTTP/2 never rests.
         drive(&connection, |cx, finish| {
             if finish {
                 served.as_mut().graceful_shutdown();
@@ -174,79 +182,44 @@ impl Server {
     }
 }
 
-/// A connection that hyper gives back when it is done: what is left of it may become a tunnel.
-///
-/// hyper's own way to get it back demands a `Send` connection or an `Unpin` future.
-struct Lent<T> {
-    inner: Option<T>,
-    back: Rc<Cell<Option<T>>>,
+/// Why a connection is no longer polled.
+enum Driven {
+    /// By itself and in order.
+    Ended,
+    /// By itself, with an error, or because we close it.
+    Broken,
+    Resting,
 }
 
-impl<T> Drop for Lent<T> {
-    fn drop(&mut self) {
-        self.back.set(self.inner.take());
-    }
-}
-
-impl<T: Unpin> Lent<T> {
-    /// None is impossible while hyper polls; it reads as a closed connection.
-    fn inner(&mut self) -> io::Result<Pin<&mut T>> {
-        self.inner
-            .as_mut()
-            .map(Pin::new)
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Lent<T> {
-    #[inline]
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.inner()?.poll_read(cx, buf)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
-    #[inline]
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.inner()?.poll_write(cx, bytes)
-    }
-
-    #[inline]
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner()?.poll_shutdown(cx)
-    }
-}
-
-/// Polls a connection under its orders; true when it ended by itself and in order.
+/// Polls a connection under its orders.
 async fn drive(
     connection: &Connection,
     mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<bool>,
-) -> bool {
+) -> Driven {
     let mut finishing = false;
     poll_fn(|cx| {
-        let order = connection.order(cx);
-        match order {
-            Order::Close(_) => Poll::Ready(false),
-            Order::Finish if !finishing => {
-                finishing = true;
-                poll(cx, true)
-            }
-            _ => poll(cx, false),
-        }
+        let finish = match connection.order(cx) {
+            Order::Close(_) => return Poll::Ready(Driven::Broken),
+            Order::Rest => return Poll::Ready(Driven::Resting),
+            Order::Finish => !mem::replace(&mut finishing, true),
+            Order::Serve => false,
+        };
+        let ended = ready!(poll(cx, finish));
+        Poll::Ready(if ended { Driven::Ended } else { Driven::Broken })
     })
     .await
+}
+
+/// Waits, without a buffer, for the next request's first byte; false when the connection is to close instead.
+async fn rest(connection: &Connection, stream: &TcpStream) -> bool {
+    let mut readable = pin!(stream.readable());
+    let woken = poll_fn(|cx| match connection.order(cx) {
+        Order::Serve | Order::Rest => readable.as_mut().poll(cx).map(|ready| ready.is_ok()),
+        Order::Finish | Order::Close(_) => Poll::Ready(false),
+    })
+    .await;
+    connection.wakes();
+    woken
 }
 
 enum Protocol {
@@ -278,8 +251,11 @@ async fn detect(stream: &TcpStream, connection: &Connection) -> Option<Protocol>
     };
     let mut read = pin!(read);
     poll_fn(|cx| match connection.order(cx) {
-        Order::Serve => read.as_mut().poll(cx),
+        Order::Serve | Order::Rest => read.as_mut().poll(cx),
         Order::Finish | Order::Close(_) => Poll::Ready(None),
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;
