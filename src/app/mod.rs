@@ -31,6 +31,10 @@ use crate::{
     config::{self, Config, Loaded},
     discover,
     drain::{Drain, Stage},
+    events::{
+        self, Vault,
+        capture::{Author, Taking},
+    },
     http, inbound, outbound,
     telemetry::{AccessLog, Direction, Level, Logs, Registry},
 };
@@ -86,6 +90,9 @@ pub struct House {
     workers: RefCell<Vec<Worker>>,
     listeners: RefCell<Listeners>,
     reloads: reload::Metrics,
+    vault: Vault,
+    taking: Taking,
+    events: events::Metrics,
     stage: Cell<Stage>,
     inbound_drain: Drain,
     outbound_drain: Drain,
@@ -108,6 +115,9 @@ impl House {
         let http = http::Metrics::new(registry.inner())?;
         let outbound = outbound::Metrics::new(registry.inner())?;
         let reloads = reload::Metrics::new(registry.inner())?;
+        let events = events::Metrics::new(registry.inner())?;
+        let outbox = &loaded.config.outbox;
+        let vault = Vault::new(outbox.path.clone(), outbox.limits, events.outbox.clone());
         let system = discover::System::new(files::name_service())
             .context("the name servers of this machine")?;
         let discovery = discover::Shared::new(
@@ -127,6 +137,9 @@ impl House {
             workers: RefCell::default(),
             listeners: RefCell::default(),
             reloads,
+            vault,
+            taking: Taking::default(),
+            events,
             stage: Cell::new(Stage::Serving),
             inbound_drain: Drain::new(),
             outbound_drain: Drain::new(),
@@ -147,12 +160,23 @@ impl House {
             .own(self.listeners.borrow().addresses().into());
         let plans = self.plans(&loaded.config)?;
         let cap = http::Cap::new(cap);
+        if plans
+            .outbound
+            .routes
+            .iter()
+            .any(|route| route.is_deferred())
+            || self.vault.exists()
+        {
+            self.vault.open();
+        }
         for number in 0..workers {
             let start = Start {
                 plans: plans.clone(),
                 access: self.access.clone(),
                 metrics: self.http.clone(),
                 cap: cap.clone(),
+                vault: self.vault.clone(),
+                taking: self.taking.clone(),
                 inbound_drain: self.inbound_drain.clone(),
                 outbound_drain: self.outbound_drain.clone(),
             };
@@ -186,6 +210,11 @@ impl House {
             upstreams,
             self.upstreams.clone(),
             own.into(),
+            &Author::new(
+                &config.service.namespace,
+                &config.service.name,
+                &self.events,
+            ),
             &self.http,
         );
         let plan = plan.map_err(|problems| {

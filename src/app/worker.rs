@@ -12,6 +12,10 @@ use tokio::{
 
 use crate::{
     drain::{Drain, Stage},
+    events::{
+        Vault,
+        capture::{Capture, Taking},
+    },
     http::{
         Cap, Desk, Door, Entrance, Handler, ListenerMeter, Metrics, Server, Timers, tick::Tick,
     },
@@ -62,6 +66,8 @@ pub struct Start {
     pub access: AccessLog,
     pub metrics: Metrics,
     pub cap: Arc<Cap>,
+    pub vault: Vault,
+    pub taking: Taking,
     pub inbound_drain: Drain,
     pub outbound_drain: Drain,
 }
@@ -145,12 +151,10 @@ impl Room {
         let desk = || Desk::new(tick.clone(), start.access.clone(), &start.metrics);
         Room {
             inbound: inbound::Stack::new(inbound::Local::empty()),
-            outbound: outbound::Stack::new(outbound::Local::new(
-                start.plans.outbound.clone(),
-                None,
-                &tick,
-                &interim,
-            )),
+            outbound: outbound::Stack::new(
+                outbound::Local::new(start.plans.outbound.clone(), None, &tick, &interim),
+                Capture::new(&start.vault, start.taking),
+            ),
             inbound_desk: desk(),
             outbound_desk: desk(),
             inbound_meter: start.metrics.listener(Direction::Inbound),

@@ -12,6 +12,7 @@ use super::{File, print};
 use crate::{
     config::{Loaded, Steps, path, values},
     discover::Source,
+    events::{self, capture::Author},
     fault::{Fault, Reason},
     http::{Metrics, headers::clean_request, respond::statuses, target},
     outbound::{self, Plan, Strangers, Unknown, Upstream, UpstreamSettings},
@@ -181,6 +182,7 @@ fn plan(loaded: &Loaded) -> anyhow::Result<Plan> {
         upstreams,
         Arc::new(Nobody(metrics)),
         Arc::new([]),
+        &Author::new("", "", &events::Metrics::new(&registry)?),
         &http,
     )
     .map_err(|problems| anyhow!("{problems:?}"))

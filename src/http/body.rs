@@ -164,6 +164,8 @@ pub struct Body {
 pub(super) enum Kind {
     Empty,
     Whole(Bytes),
+    /// Ours, with trailers behind it.
+    Trailed(Bytes, Option<Box<HeaderMap>>),
     Http1(wire::AnswerBody<net::Stream, RequestBody, Parking>),
     Http2(h2::AnswerBody),
     /// An answer whose first frame was looked at before its head was passed on.
@@ -186,6 +188,11 @@ impl Body {
         } else {
             Kind::Whole(bytes)
         })
+    }
+
+    /// `bytes`, then `trailers`.
+    pub fn trailed(bytes: Bytes, trailers: HeaderMap) -> Self {
+        Self::of(Kind::Trailed(bytes, Some(Box::new(trailers))))
     }
 
     pub(super) fn of(kind: Kind) -> Self {
@@ -372,6 +379,12 @@ impl Kind {
                 *self = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Kind::Trailed(bytes, trailers) => Poll::Ready(match bytes.is_empty() {
+                false => Some(Ok(Frame::data(std::mem::take(bytes)))),
+                true => trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(*trailers))),
+            }),
             Kind::Http1(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(super::client::broken_answer)))
@@ -399,6 +412,7 @@ impl Kind {
         match self {
             Kind::Empty => true,
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Trailed(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
             Kind::Http1(body) => body.is_end_stream(),
             Kind::Http2(body) => body.is_end_stream(),
             Kind::Peeked(peeked) => peeked.first.is_none() && peeked.rest.is_end_stream(),
@@ -409,6 +423,7 @@ impl Kind {
         match self {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Trailed(..) => SizeHint::default(),
             Kind::Http1(body) => body.size_hint(),
             Kind::Http2(body) => body.size_hint(),
             // The first frame has left the rest's hint; what is held is added to what is to come.

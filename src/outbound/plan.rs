@@ -7,6 +7,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use super::{RouteSettings, Settings, Unknown, filter::Filters, upstream::Upstream};
 use crate::{
     discover::Source,
+    events::capture,
     http::{Metrics, RouteMeter},
     net,
     resilience::Policy,
@@ -32,6 +33,8 @@ pub struct Route {
     pub filters: Filters,
     /// Upstreams by index, each with the sum of the weights up to and with it.
     backends: Vec<(usize, u64)>,
+    /// Of a deferred route.
+    pub capture: Option<capture::Plan>,
     pub settings: Option<RouteSettings>,
 }
 
@@ -46,6 +49,7 @@ impl Route {
             backend_request: None,
             filters: Filters::default(),
             backends: Vec::new(),
+            capture: None,
             settings: None,
         }
     }
@@ -70,9 +74,7 @@ impl Route {
     }
 
     pub fn is_deferred(&self) -> bool {
-        self.settings
-            .as_ref()
-            .is_some_and(|settings| settings.defer.is_some())
+        self.capture.is_some()
     }
 }
 
@@ -99,6 +101,7 @@ impl Plan {
         upstreams: Vec<(Arc<Upstream>, Source)>,
         strangers: Arc<dyn Strangers>,
         own: Arc<[SocketAddr]>,
+        author: &capture::Author,
         metrics: &Metrics,
     ) -> Result<Self, Vec<Problem>> {
         let (upstreams, sources): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
@@ -124,8 +127,12 @@ impl Plan {
                     backends.push((*at, sum));
                 }
             }
+            let name: Arc<str> = said.name.as_str().into();
             Arc::new(Route {
-                name: said.name.as_str().into(),
+                capture: said.defer.as_ref().map(|defer| {
+                    author.plan(&name, defer, said.idempotency.as_ref(), said.reply.as_ref())
+                }),
+                name,
                 meter: metrics.route(Direction::Outbound, said.name.as_str()),
                 retry: Policy::from(&said.retry),
                 request: said.timeouts.request.map(Duration::from),

@@ -20,6 +20,7 @@ use super::{
     plan::Route,
 };
 use crate::{
+    events::capture::{self, Capture},
     fault::{Fault, Reason},
     http::{
         Body, Connection, Cut, Door, Exchange, Handler,
@@ -35,12 +36,14 @@ use crate::{
 /// The outbound half of one worker.
 pub struct Stack {
     local: RefCell<Rc<Local>>,
+    capture: Rc<Capture>,
 }
 
 impl Stack {
-    pub fn new(local: Rc<Local>) -> Rc<Self> {
+    pub fn new(local: Rc<Local>, capture: Rc<Capture>) -> Rc<Self> {
         Rc::new(Stack {
             local: RefCell::new(local),
+            capture,
         })
     }
 
@@ -58,7 +61,9 @@ impl Stack {
 enum Way {
     Cluster(Rc<Cluster>),
     Answered(Box<Response<Body>>),
-    Deferred(Arc<Route>),
+    Deferred,
+    /// Somebody asks what became of a deferred call.
+    Standing,
     Tunnel(Rc<Cluster>),
 }
 
@@ -75,7 +80,10 @@ impl Handler for Stack {
             Ok((Way::Cluster(cluster), route)) => {
                 local.forward(&cluster, &route, &mut exchange, body).await
             }
-            Ok((way, route)) => Box::pin(local.otherwise(way, &route, &mut exchange, body)).await,
+            Ok((way, route)) => {
+                let capture = &self.capture;
+                Box::pin(local.otherwise(way, &route, capture, &mut exchange, body)).await
+            }
             Err(fault) => Err(fault),
         };
         Ok(passage::finish(answered, exchange))
@@ -110,11 +118,14 @@ impl Local {
                 query: target.query,
                 headers: &head.headers,
             };
+            if target.path.starts_with(capture::EVENTS) && *view.method == Method::GET {
+                return Ok((Way::Standing, self.plan.direct.clone()));
+            }
             let found = self.plan.table.find(&view);
             if target.is_ambiguous() && self.plan.table.reads_path(host, target.port) {
                 return Err(Target::ambiguous_path());
             }
-            let (way, route) = self.way(found, host, &target)?;
+            let (way, route) = self.way(found, host, &target, &head.method)?;
             let authority = authority(&connection, &target, host)?;
             let rewritten = target
                 .rewritten()
@@ -154,6 +165,7 @@ impl Local {
         found: Found,
         host: &str,
         target: &Target<'_>,
+        method: &Method,
     ) -> Result<(Way, Arc<Route>), Fault> {
         let route = match found {
             Found::Route(RouteId(at)) => self.plan.routes.get(at as usize),
@@ -172,8 +184,8 @@ impl Local {
                 (None, _) => self.stranger(target),
             };
         };
-        if route.is_deferred() {
-            return Ok((Way::Deferred(route.clone()), route.clone()));
+        if route.is_deferred() && capture::is_deferrable(method) {
+            return Ok((Way::Deferred, route.clone()));
         }
         let chosen = route
             .backend(|total| self.draw(total))
@@ -303,13 +315,15 @@ impl Local {
         &self,
         way: Way,
         route: &Arc<Route>,
+        capture: &Capture,
         exchange: &mut Exchange,
         body: Incoming,
     ) -> Result<Response<Body>, Fault> {
         match way {
             Way::Cluster(cluster) => self.forward(&cluster, route, exchange, body).await,
             Way::Answered(response) => Ok(*response),
-            Way::Deferred(route) => self.defer(&route, exchange, body).await,
+            Way::Deferred => self.defer(route, capture, exchange, body).await,
+            Way::Standing => capture.standing(exchange.head.uri.path()).await,
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());
                 match cluster.tunnel(Deadline::NONE).await {
@@ -331,16 +345,35 @@ impl Local {
         }
     }
 
+    /// Keeps the call for later, for an upstream of the file: whoever calls cannot make up names to store under.
     async fn defer(
         &self,
         route: &Route,
-        _exchange: &mut Exchange,
-        _body: Incoming,
+        capture: &Capture,
+        exchange: &mut Exchange,
+        body: Incoming,
     ) -> Result<Response<Body>, Fault> {
-        Err(Fault::new(
-            Reason::StoreUnavailable,
-            format!("{}: no outbox", route.name),
-        ))
+        let Some(plan) = &route.capture else {
+            let words = format!("`{}` is no deferred route", route.name);
+            return Err(Fault::new(Reason::Internal, words));
+        };
+        let host = exchange.head.headers.get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+        let host: Box<str> = match exchange.connection.door() {
+            Door::Upstream(name) => (&**name).into(),
+            _ => split_port(host).0.to_ascii_lowercase().into(),
+        };
+        let choose = |number: u64| {
+            let chosen = route.backend(|total| number % total.max(1));
+            match chosen.or_else(|| self.plan.upstream_of(&host)) {
+                Some(upstream) => Ok(self.plan.upstreams[upstream].name.clone()),
+                None => Err(Fault::new(
+                    Reason::NotDeferrable,
+                    format!("`{host}` names no upstream: nobody to keep this call for"),
+                )),
+            }
+        };
+        capture::capture(capture, plan, exchange, body, choose).await
     }
 }
 
