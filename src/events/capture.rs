@@ -214,7 +214,7 @@ impl Reply {
         let mut response = if grpc {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            let mut response = Response::new(Body::trailed(self.message.clone(), trailers));
+            let mut response = Response::new(Body::with_trailers(self.message.clone(), trailers));
             let kind = HeaderValue::from_static("application/grpc");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response

@@ -191,7 +191,7 @@ impl Body {
     }
 
     /// `bytes`, then `trailers`.
-    pub fn trailed(bytes: Bytes, trailers: HeaderMap) -> Self {
+    pub fn with_trailers(bytes: Bytes, trailers: HeaderMap) -> Self {
         Self::of(Kind::Trailed(bytes, Some(Box::new(trailers))))
     }
 
