@@ -6,5 +6,6 @@ mod dns;
 mod forward;
 mod harness;
 mod harness_stands;
+mod life;
 mod retry;
 mod timeout;
