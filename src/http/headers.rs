@@ -570,7 +570,7 @@ mod tests {
             ("set-cookie", "a=b"),
             ("keep-alive", "x"),
             ("te", "trailers"),
-            ("upgrade", "h2c"),
+            ("upgrade", "websocket"),
             ("x-weft-reason", "no_app"),
         ]);
         let facts = clean_response(&mut headers, Version::HTTP_11).unwrap();
