@@ -2,10 +2,14 @@
 
 mod balance;
 mod breaker;
+mod commands;
 mod dns;
 mod forward;
 mod harness;
 mod harness_stands;
 mod life;
+mod metrics;
+mod operate;
+mod pages;
 mod retry;
 mod timeout;
