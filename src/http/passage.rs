@@ -112,6 +112,7 @@ pub fn finish(
     answered: Result<Response<Body>, Fault>,
     mut exchange: Box<Exchange>,
 ) -> Response<Body> {
+    let mut closes = false;
     let mut response = match answered {
         Ok(response) => response,
         Err(fault) => {
@@ -123,11 +124,14 @@ pub fn finish(
                     ours,
                 },
             );
+            // Who lies about one request is not asked for the next.
+            closes = fault.reason() == Reason::BadRequest;
             exchange.failed(fault);
             response
         }
     };
-    if !exchange.connection.is_http2() && exchange.connection.desk().stage() >= Stage::LameDuck {
+    closes |= exchange.connection.desk().stage() >= Stage::LameDuck;
+    if closes && !exchange.connection.is_http2() {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
