@@ -44,6 +44,15 @@ async fn leave(house: &Rc<House>) {
     let end = tokio::time::Instant::now() + shutdown.grace.duration();
     // Callers first: while they finish, the application still needs its way out.
     empty(house, Direction::Inbound, &house.inbound_drain, end).await;
+    // Deliveries under way end; what is not started waits for the next process on this disk.
+    house.outbox_drain.enter(Stage::Draining);
+    if tokio::time::timeout_at(end, house.outbox_drain.empty())
+        .await
+        .is_err()
+    {
+        tracing::warn!("grace is over: deliveries under way are cut and will come again");
+        house.outbox_drain.enter(Stage::Forced);
+    }
     empty(house, Direction::Outbound, &house.outbound_drain, end).await;
     tracing::info!("left");
 }

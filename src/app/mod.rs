@@ -3,6 +3,7 @@
 //! `run` is the whole life of a sidecar. Requests are carried by `worker` threads; everything else, discovery,
 //! admin, signals, reloads, runs on the calling thread's own runtime, so that none of it can delay a request.
 
+mod callee;
 mod files;
 mod leave;
 mod listeners;
@@ -38,6 +39,7 @@ use crate::{
     http, inbound, outbound,
     telemetry::{AccessLog, Direction, Level, Logs, Registry},
 };
+use callee::Deliverer;
 use listeners::Listeners;
 use upstreams::Upstreams;
 use worker::{Order, Plans, Start, Worker};
@@ -73,6 +75,7 @@ async fn live(
         task.abort();
     }
     house.end();
+    house.vault.close().await;
     Ok(())
 }
 
@@ -93,6 +96,9 @@ pub struct House {
     vault: Vault,
     taking: Taking,
     events: events::Metrics,
+    parked: events::Parked,
+    deliverer: RefCell<Option<Deliverer>>,
+    outbox_drain: Drain,
     stage: Cell<Stage>,
     inbound_drain: Drain,
     outbound_drain: Drain,
@@ -140,6 +146,9 @@ impl House {
             vault,
             taking: Taking::default(),
             events,
+            parked: events::Parked::default(),
+            deliverer: RefCell::default(),
+            outbox_drain: Drain::new(),
             stage: Cell::new(Stage::Serving),
             inbound_drain: Drain::new(),
             outbound_drain: Drain::new(),
@@ -160,15 +169,7 @@ impl House {
             .own(self.listeners.borrow().addresses().into());
         let plans = self.plans(&loaded.config)?;
         let cap = http::Cap::new(cap);
-        if plans
-            .outbound
-            .routes
-            .iter()
-            .any(|route| route.is_deferred())
-            || self.vault.exists()
-        {
-            self.vault.open();
-        }
+        self.open_outbox(&plans);
         for number in 0..workers {
             let start = Start {
                 plans: plans.clone(),
@@ -184,8 +185,24 @@ impl House {
                 .borrow_mut()
                 .push(Worker::start(number, start)?);
         }
+        *self.deliverer.borrow_mut() = Some(Deliverer::start(callee::Start {
+            plan: plans.outbound.clone(),
+            vault: self.vault.clone(),
+            metrics: self.events.clone(),
+            parked: self.parked.clone(),
+            drain: self.outbox_drain.clone(),
+            interim: self.http.dropped("interim"),
+        })?);
         self.deal(opened);
         Ok(())
+    }
+
+    /// Opens the outbox where a route defers, or where one is that may hold what was accepted before.
+    fn open_outbox(&self, plans: &Plans) {
+        let mut routes = plans.outbound.routes.iter();
+        if routes.any(|route| route.is_deferred()) || self.vault.exists() {
+            self.vault.open();
+        }
     }
 
     /// Gives each worker its socket of every new listener.
@@ -266,6 +283,10 @@ impl House {
     }
 
     fn end(&self) {
+        self.outbox_drain.enter(Stage::Forced);
+        if let Some(deliverer) = self.deliverer.take() {
+            deliverer.end();
+        }
         for worker in self.workers.take() {
             worker.end();
         }

@@ -96,8 +96,12 @@ impl House {
             }
         };
         self.access.want(loaded.config.telemetry.access_log);
+        self.open_outbox(&plans);
         for worker in self.workers.borrow().iter() {
             worker.give(Order::Follow(plans.clone()));
+        }
+        if let Some(deliverer) = &*self.deliverer.borrow() {
+            deliverer.follow(&plans.outbound);
         }
         self.deal(opened);
         for address in self.listeners.borrow_mut().drop_others(&loaded.config) {

@@ -32,6 +32,8 @@ struct Inner {
     options: Options,
     metrics: outbox::Metrics,
     access: watch::Sender<Access>,
+    /// Somebody asked for it.
+    wanted: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -57,6 +59,7 @@ impl Vault {
             options,
             metrics,
             access: watch::Sender::new(Access::Shut("the outbox is not open yet".into())),
+            wanted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }))
     }
@@ -77,6 +80,11 @@ impl Vault {
         std::fs::read_dir(&self.0.path).is_ok_and(|mut entries| entries.next().is_some())
     }
 
+    /// True where opening was tried: it is needed.
+    pub fn is_wanted(&self) -> bool {
+        self.0.wanted.load(Ordering::Acquire)
+    }
+
     /// Opens the store if it is not open. Blocks while its log is read.
     pub fn open(&self) -> Opened {
         if matches!(*self.0.access.borrow(), Access::Open(_)) {
@@ -85,6 +93,7 @@ impl Vault {
         if self.0.closed.load(Ordering::Acquire) {
             return Opened::Never;
         }
+        self.0.wanted.store(true, Ordering::Release);
         match Store::open(&self.0.path, &self.0.options, self.0.metrics.clone()) {
             Ok(store) => {
                 let figures = store.figures();
