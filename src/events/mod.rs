@@ -4,6 +4,7 @@
 //! the callee has taken it or it is a dead letter; `dead` is for people. The store behind them is the `vault`'s.
 
 pub mod capture;
+mod dead;
 mod deliver;
 mod event;
 mod gate;
@@ -13,6 +14,7 @@ mod settings;
 mod vault;
 mod verdict;
 
+pub use dead::{Edit, Events, Refused, Replay, Which};
 pub use deliver::{Call, Callee, Delivery, Parked};
 pub use event::{Request, Unreadable};
 pub use lanes::{Rule, Rules};

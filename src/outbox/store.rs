@@ -170,6 +170,11 @@ impl Store {
         self.shared.id
     }
 
+    /// The id of the event at a place of this store.
+    pub fn name(&self, seq: Seq) -> EventId {
+        self.shared.id.event(seq)
+    }
+
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
