@@ -9,12 +9,15 @@ mod guard;
 mod pages;
 mod serve;
 mod settings;
+pub mod store;
 
 pub use pages::PAGES;
 pub use serve::{Port, serve};
 pub use settings::*;
 
 use serde_json::Value;
+
+use crate::outbox::Store;
 
 /// What the operator may ask of the house. Called on the keeper's thread.
 pub trait House: 'static {
@@ -34,4 +37,6 @@ pub trait House: 'static {
     fn log(&self, level: &str) -> Result<(), String>;
     /// Every upstream with its endpoints.
     fn upstreams(&self) -> impl Future<Output = Value>;
+    /// The store of deferred calls; else in words why there is none.
+    fn store(&self) -> Result<Store, String>;
 }

@@ -7,11 +7,12 @@ use super::{
     House,
     answer::{self, Answer, json, words},
     serve::Port,
+    store::{self, Refused},
 };
 use crate::telemetry::Registry;
 
-/// A log level is short.
-const LEVEL_BYTES: usize = 1024;
+/// Of everything but an edited dead letter.
+const SMALL_BODY: usize = 1024;
 
 /// Every page: its method, its path (`ID` stands for an event's id), what it is for.
 pub const PAGES: &[(&str, &str, &str)] = &[
@@ -26,6 +27,21 @@ pub const PAGES: &[(&str, &str, &str)] = &[
         "the effective configuration, secrets hidden",
     ),
     ("GET", "/upstreams", "every upstream with its endpoints"),
+    ("GET", "/outbox", "deferred calls that wait, and the sums"),
+    ("GET", "/outbox/ID", "where one deferred call stands"),
+    (
+        "GET",
+        "/deadletters",
+        "dead letters: ?reason= status= since= until= key= route= upstream= all=",
+    ),
+    ("GET", "/deadletters/ID", "one dead letter, whole"),
+    ("POST", "/deadletters/ID/replay", "delivers it again"),
+    (
+        "POST",
+        "/deadletters/ID/edit",
+        "a changed copy takes its place",
+    ),
+    ("POST", "/deadletters/ID/discard", "gives it up"),
     ("POST", "/reload", "reads the routing file again"),
     ("POST", "/drain", "leaves, as SIGTERM does"),
     (
@@ -70,14 +86,52 @@ pub(super) async fn answer<H: House>(house: &H, port: Port, request: Request<Inc
             words(StatusCode::ACCEPTED, "draining")
         }
         "/log" => log(house, &head, body).await,
+        _ if store::is_page(&path) => stored(house, &head, body).await,
         _ => no_page(&path),
+    }
+}
+
+/// A page about deferred calls.
+async fn stored<H: House>(house: &H, head: &Parts, body: Incoming) -> Answer {
+    let store = match house.store() {
+        Ok(store) => store,
+        Err(why) => return words(StatusCode::SERVICE_UNAVAILABLE, &why),
+    };
+    let limit = match head.uri.path().ends_with("/edit") {
+        true => store::LARGEST_EDIT,
+        false => SMALL_BODY,
+    };
+    let body = match answer::read(body, limit).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let method = match head.method {
+        Method::HEAD => &Method::GET,
+        ref other => other,
+    };
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    match store::ask(&store, method, target, &body).await {
+        Ok(page) => json(&page),
+        Err(refused) => words(status(&refused), &refused.to_string()),
+    }
+}
+
+fn status(refused: &Refused) -> StatusCode {
+    match refused {
+        Refused::Unknown(_) => StatusCode::NOT_FOUND,
+        Refused::Wrong(_) => StatusCode::BAD_REQUEST,
+        Refused::Conflict(_) => StatusCode::CONFLICT,
+        Refused::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 async fn log<H: House>(house: &H, head: &Parts, body: Incoming) -> Answer {
     let level = match query(head, "level") {
         Some(level) => level,
-        None => match answer::read(body, LEVEL_BYTES).await {
+        None => match answer::read(body, SMALL_BODY).await {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
             Err(refused) => return refused,
         },
@@ -158,7 +212,7 @@ fn query(head: &Parts, name: &str) -> Option<String> {
     Some(unescaped(value))
 }
 
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, more)) = rest.split_first() {

@@ -36,7 +36,7 @@ use crate::{
         self, Vault,
         capture::{Author, Taking},
     },
-    http, inbound, outbound,
+    http, inbound, outbound, outbox,
     telemetry::{AccessLog, Direction, Level, Logs, Registry},
 };
 use callee::Deliverer;
@@ -329,6 +329,13 @@ impl admin::House for House {
 
     fn log(&self, level: &str) -> Result<(), String> {
         self.level.set(level).map_err(|error| error.to_string())
+    }
+
+    fn store(&self) -> Result<outbox::Store, String> {
+        match self.vault.access() {
+            events::Access::Open(store) => Ok(store),
+            events::Access::Shut(why) => Err(why.to_string()),
+        }
     }
 
     async fn upstreams(&self) -> Value {

@@ -4,10 +4,14 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod explain;
+mod outbox;
+mod place;
 mod run;
 mod schema;
 mod sidecar;
+mod table;
 mod version;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -30,6 +34,8 @@ enum Command {
     Check(check::Check),
     Explain(explain::Explain),
     Config(config::Print),
+    Outbox(outbox::Outbox),
+    Dlq(dlq::Dlq),
     Schema(schema::Print),
     Version(version::Print),
     Completions(completions::Print),
@@ -54,6 +60,7 @@ struct File {
     /// The routing file.
     #[arg(
         short = 'c',
+        global = true,
         long = "config",
         value_name = "FILE",
         default_value = "weft.yaml"
@@ -74,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Outbox(command) => command.run(),
+        Command::Dlq(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Version(command) => command.run(),
         Command::Completions(command) => command.run(),

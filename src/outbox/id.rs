@@ -43,7 +43,8 @@ impl StoreId {
         StoreId(RandomState::new().hash_one(std::process::id()) & Self::BITS)
     }
 
-    pub(super) fn event(self, seq: Seq) -> EventId {
+    /// The event at a place of this store.
+    pub fn event(self, seq: Seq) -> EventId {
         EventId { store: self, seq }
     }
 }

@@ -306,6 +306,13 @@ fn timestamp(when: SystemTime, out: &mut Vec<u8>) {
     }
 }
 
+/// A moment as `2026-11-21T13:05:00.000Z`.
+pub fn rfc3339(when: SystemTime) -> String {
+    let mut out = Vec::with_capacity(24);
+    timestamp(when, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Days since 1970-01-01 as year, month, day: Howard Hinnant's `civil_from_days`, for days that are not negative.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
