@@ -3,6 +3,7 @@
 mod balance;
 mod breaker;
 mod commands;
+mod deferred;
 mod dns;
 mod forward;
 mod hardening;

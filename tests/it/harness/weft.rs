@@ -78,6 +78,11 @@ impl Weft {
         }
     }
 
+    /// The next start has no environment variables but those of every test.
+    pub fn disarm(&mut self) {
+        self.environment.clear();
+    }
+
     /// The same for a start that may fail.
     pub fn try_start(yaml: &str, environment: &[(&str, &str)]) -> Result<Self, Failed> {
         let mut weft = Weft::folder(yaml);
