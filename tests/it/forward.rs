@@ -171,6 +171,25 @@ fn a_body_of_a_length_keeps_its_length() {
     );
 }
 
+/// Events that a server sends are worth little at the end of the answer.
+#[test]
+fn each_piece_of_a_body_passes_before_the_next_is_there() {
+    let origin = RawOrigin::start(|connection| {
+        connection.read_until(b"one\r\n")?;
+        connection.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nein\r\n")?;
+        connection.read_until(b"two\r\n0\r\n\r\n")?;
+        connection.write("4\r\nzwei\r\n0\r\n\r\n")
+    });
+    let weft = to(&origin.address());
+    let mut client = RawClient::connect(&weft.outbound());
+    client.send(
+        "POST / HTTP/1.1\r\nhost: payments\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
+    );
+    client.read_until(b"ein");
+    client.send("3\r\ntwo\r\n0\r\n\r\n");
+    client.read_until(b"zwei");
+}
+
 #[test]
 fn announced_trailers_pass_both_ways() {
     let origin = RawOrigin::start(|connection| {
@@ -419,6 +438,23 @@ fn a_tunnel_passes_bytes_both_ways_until_both_sides_end() {
     origin.wait_for_bytes(0, "after the other side's end");
 }
 
+/// A client that does not wait for our answer sends for the tunnel, not for us.
+#[test]
+fn what_follows_a_connect_goes_through_its_tunnel() {
+    let origin = RawOrigin::start(|connection| connection.until_closed());
+    let weft = to(&origin.address());
+    let mut client = RawClient::connect(&weft.outbound());
+    client.send(format!(
+        "CONNECT payments:80 HTTP/1.1\r\nhost: payments:80\r\n\r\n{}",
+        "GET / HTTP/1.1\r\n\r\n"
+    ));
+    assert_eq!(client.answer_to("CONNECT").status, 200);
+    assert_eq!(
+        origin.wait_for_bytes(0, "\r\n\r\n"),
+        "GET / HTTP/1.1\r\n\r\n"
+    );
+}
+
 #[test]
 fn a_tunnel_to_a_stranger_is_refused_where_strangers_are() {
     let origin = RawOrigin::answering(OK);
@@ -530,6 +566,28 @@ fn a_target_that_is_ourselves_is_refused() {
         (answer.status, answer.reason()),
         (508, Some("loop")),
         "{name}"
+    );
+}
+
+/// An upstream whose endpoint we are would call itself for ever.
+#[test]
+fn an_endpoint_that_is_ourselves_is_refused() {
+    let mut weft = to(&dead_address());
+    // Port 0 hides it from the check of the file.
+    let own = weft.outbound();
+    weft.reload(&format!(
+        "
+         outbound: {{ listen: \"127.0.0.1:0\", unknown: deny }}
+         upstreams:
+           payments: {{ endpoints: {{ static: [\"{own}\"] }}, listen: \"127.0.0.1:0\" }}"
+    ));
+    assert_eq!(weft.outbound(), own);
+    let answer = get(&weft, "/");
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (508, Some("loop")),
+        "{}",
+        answer.text()
     );
 }
 
@@ -741,6 +799,23 @@ fn an_inbound_port_has_its_own_listener_and_application() {
         "other"
     );
     assert_eq!(Call::get("/").send(&weft.inbound()).text(), "ok");
+}
+
+#[test]
+fn an_inbound_port_speaks_its_protocol() {
+    let app = Origin::start();
+    let weft = Weft::start(&format!(
+        "
+         inbound:
+           listen: \"127.0.0.1:0\"
+           app: \"{0}\"
+           ports: {{ 7000: {{ listen: \"127.0.0.1:0\", app: \"{0}\", protocol: http2 }} }}",
+        app.address()
+    ));
+    Call::get("/").send(&weft.address("inbound.ports.7000"));
+    Call::get("/").send(&weft.inbound());
+    let versions: Vec<_> = app.requests().iter().map(|seen| seen.version).collect();
+    assert_eq!(versions, [http::Version::HTTP_2, http::Version::HTTP_11]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! or endless holds a connection, and what goes wrong is laid at the right door.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read},
     net::{IpAddr, UdpSocket},
+    sync::{Mutex, mpsc},
+    thread,
 };
 
 use crate::harness::{
@@ -623,6 +625,57 @@ fn a_slow_body_is_408_and_no_fault_of_the_endpoint() {
     assert_eq!(weft.metric("weft_endpoint_ejections_total"), 0.0);
 }
 
+/// A body that comes too slowly and is cut for it: time that passes.
+fn slow_body(weft: &Weft) {
+    let mut slow = RawClient::connect(&weft.outbound());
+    slow.send("POST / HTTP/1.1\r\nhost: payments\r\ncontent-length: 100\r\n\r\nx");
+    assert_eq!(slow.answer().status, 408);
+}
+
+#[test]
+fn a_slow_body_over_http2_is_408_and_costs_its_stream_alone() {
+    let origin = Origin::start();
+    let weft = started(&origin.address(), SHORT, "");
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    client.send(&Frame::headers(1, &h2_head("/"), false));
+    client.send(&Frame::data(1, "x", false));
+    let (_, answer, _) = client.read_headers();
+    assert_eq!(answer[0].1, "408");
+    client.send(&Frame::headers(3, &h2_head("/"), true));
+    let (stream, answer, _) = client.read_headers();
+    assert_eq!((stream, answer[0].1.as_str()), (3, "200"));
+}
+
+#[test]
+fn a_body_that_we_hold_back_is_not_slow() {
+    const LENGTH: usize = 24 << 20;
+    let (go, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let origin = RawOrigin::start(move |connection| {
+        if connection
+            .read_head()?
+            .contains(&format!("content-length: {LENGTH}"))
+        {
+            let _ = told.lock().expect("no panic here").recv();
+            connection.read_exact(LENGTH)?;
+            return connection.write(OK);
+        }
+        connection.until_closed()
+    });
+    let weft = started(&origin.address(), SHORT, "");
+    let address = weft.outbound();
+    let upload = thread::spawn(move || {
+        let call = Call::post("/", vec![b'x'; LENGTH]).host("payments");
+        call.send(&address).status
+    });
+    origin.wait_for_bytes(0, "\r\n\r\n");
+    for _ in 0..2 {
+        slow_body(&weft);
+    }
+    go.send(()).unwrap();
+    assert_eq!(upload.join().unwrap(), 200);
+}
+
 #[test]
 fn grpc_streams_may_stand_still() {
     let origin = Origin::answering(|_| Reply::grpc(b"late", 0));
@@ -631,11 +684,8 @@ fn grpc_streams_may_stand_still() {
     let mut fields = h2_head("/a.B/C");
     fields.extend([("content-type", "application/grpc"), ("te", "trailers")]);
     call.send(&Frame::headers(1, &fields, false));
-    // Two bodies that are cut for it, one after the other, are the time that passes.
     for _ in 0..2 {
-        let mut slow = RawClient::connect(&weft.outbound());
-        slow.send("POST / HTTP/1.1\r\nhost: payments\r\ncontent-length: 100\r\n\r\nx");
-        assert_eq!(slow.answer().status, 408);
+        slow_body(&weft);
     }
     call.send(&Frame::data(1, [0, 0, 0, 0, 0], true));
     assert_eq!(call.read_headers().1[0].1, "200");
@@ -974,5 +1024,4 @@ fn a_request_that_ends_in_the_middle_of_its_head_reaches_nobody() {
     client.close_write();
     assert!(client.is_closed_by_peer());
     assert_eq!(origin.connections(), 0);
-    client.stream().flush().unwrap();
 }

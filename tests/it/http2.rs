@@ -153,6 +153,42 @@ fn trailers_behind_a_length_do_not_make_an_answer_look_cut() {
     assert!(line["reason"].is_null(), "{line}");
 }
 
+#[test]
+fn interim_answers_over_http2_are_dropped_and_counted() {
+    let (listener, address) = listener();
+    let weft = to(&address, "");
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    client.send(&Frame::headers(1, &head("GET", "/"), true));
+    let mut origin = H2Peer::accept(&listener, &[]);
+    let (stream, _, _) = origin.read_headers();
+    origin.send(&Frame::headers(
+        stream,
+        &[(":status", "103"), ("link", "</a>")],
+        false,
+    ));
+    origin.send(&Frame::headers(stream, &[(":status", "204")], true));
+    assert_eq!(field(&client.read_headers().1, ":status"), Some("204"));
+    assert_eq!(
+        weft.metric("weft_dropped_parts_total{part=\"interim\"}"),
+        1.0
+    );
+}
+
+#[test]
+fn connect_over_http2_is_refused() {
+    let origin = Origin::start();
+    let weft = to(&origin.address(), "");
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    client.send(&Frame::headers(
+        1,
+        &[(":method", "CONNECT"), (":authority", "payments:80")],
+        false,
+    ));
+    let (_, answer, _) = client.read_headers();
+    assert_eq!(field(&answer, "x-weft-reason"), Some("connect_not_allowed"));
+    assert_eq!(origin.connections(), 0);
+}
+
 // gRPC
 
 /// The four kinds of call, and one that fails behind a message; through a sidecar with these keys of the upstream.
