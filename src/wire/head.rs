@@ -33,7 +33,8 @@ pub(super) enum Length {
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) version: Version,
-    /// All fields but `Transfer-Encoding` and repetitions of `Content-Length`.
+    /// All fields but `Transfer-Encoding`, repetitions of `Content-Length`, and a `Connection` that says no more than
+    /// `close` or `keep-alive`.
     pub(super) headers: HeaderMap,
     pub(super) length: Length,
     /// The connection ends with this answer.
@@ -97,7 +98,11 @@ impl Head {
         let (name, value) = field.read(text)?;
         // Told by length first: most names are none of the three.
         match field.name_length {
-            10 if name == header::CONNECTION => self.connection(value.as_bytes()),
+            10 if name == header::CONNECTION => {
+                if self.connection(value.as_bytes()) {
+                    return Ok(());
+                }
+            }
             14 if name == header::CONTENT_LENGTH => {
                 let length = decimal(value.as_bytes())?;
                 match self.length {
@@ -127,11 +132,17 @@ impl Head {
         Ok(())
     }
 
-    fn connection(&mut self, value: &[u8]) {
+    /// True when that was all it said, as most answers do.
+    fn connection(&mut self, value: &[u8]) -> bool {
+        let mut understood = true;
         for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.stays |= option.eq_ignore_ascii_case(b"keep-alive");
+            let close = option.eq_ignore_ascii_case(b"close");
+            let stays = option.eq_ignore_ascii_case(b"keep-alive");
+            self.close |= close;
+            self.stays |= stays;
+            understood &= close || stays;
         }
+        understood
     }
 }
 
@@ -148,13 +159,34 @@ struct Place {
 impl Place {
     fn read(&self, text: &Bytes) -> Result<(HeaderName, HeaderValue), Flaw> {
         let (name, value) = (self.name as usize, self.value as usize);
-        let name = HeaderName::from_bytes(&text[name..name + self.name_length as usize])
-            .map_err(|_| Flaw::Malformed("a field's name"))?;
+        let name = &text[name..name + self.name_length as usize];
+        let name = match usual(name) {
+            Some(name) => name,
+            None => HeaderName::from_bytes(name).map_err(|_| Flaw::Malformed("a field's name"))?,
+        };
         let value = text.slice(value..value + self.value_length as usize);
         let value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| Flaw::Malformed("a field's value"))?;
         Ok((name, value))
     }
+}
+
+/// The fields of nearly every answer, told by length: `HeaderName::from_bytes` takes five times as long.
+fn usual(name: &[u8]) -> Option<HeaderName> {
+    /// A bit makes letters small and leaves a hyphen as it is; `lower` has no others, and `name` is a token.
+    fn says<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
+        name.as_array()
+            .is_some_and(|name: &[u8; N]| name.map(|byte| byte | 0x20) == *lower)
+    }
+    Some(match name.len() {
+        4 if says(name, b"date") => header::DATE,
+        6 if says(name, b"server") => header::SERVER,
+        10 if says(name, b"connection") => header::CONNECTION,
+        12 if says(name, b"content-type") => header::CONTENT_TYPE,
+        14 if says(name, b"content-length") => header::CONTENT_LENGTH,
+        17 if says(name, b"transfer-encoding") => header::TRANSFER_ENCODING,
+        _ => return None,
+    })
 }
 
 struct Lines {

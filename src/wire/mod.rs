@@ -1,6 +1,6 @@
 //! HTTP/1.1 towards upstreams: a client codec on `httparse` that runs inside the caller's own future.
 //!
-//! One exchange at a time, no task, no channel, no box, no lock: `Connection::send` gives the future of the answer,
+//! One exchange at a time, one box, no task, no channel, no lock: `Connection::send` gives the future of the answer,
 //! its body drives what is left of the request, and the connection goes `Home` when both ended cleanly. Every buffer
 //! has a bound. Framing is decided here, in both directions; choosing endpoints, pooling, retries, timeouts and
 //! hop-by-hop hygiene are the caller's. `docs/decisions/0002-own-http1-client-codec.md` says why hyper does not do it.
