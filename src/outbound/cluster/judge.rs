@@ -24,14 +24,14 @@ const PEEK: Duration = Duration::from_millis(100);
 const DRAIN: (usize, Duration) = (64 * 1024, Duration::from_secs(1));
 
 impl Cluster {
-    /// Whether an answer passes or another try replaces it.
+    /// The wait before another try replaces this answer; none where it passes.
     pub(super) async fn judge(
         &self,
         attempt: &mut Try,
-        mut response: Response<Body>,
+        response: &mut Response<Body>,
         call: &Call<'_>,
         replayable: bool,
-    ) -> Judged {
+    ) -> Option<Duration> {
         let status = response.status().as_u16();
         let code = if call.grpc {
             Some(grpc_status(response.headers()))
@@ -55,19 +55,15 @@ impl Cluster {
             _ => None,
         };
         attempt.answered(status, code);
-        let Some(failure) = failure else {
-            return Judged::Pass(response);
-        };
-        let decision = self.ask(call, failure, replayable, retry_after(&response));
-        match decision {
+        let failure = failure?;
+        match self.ask(call, failure, replayable, retry_after(response)) {
             Decision::Retry { after } => {
                 if let (resilience::Failure::Grpc(code), Some(None)) = (failure, code) {
                     Source::grpc_ended(attempt, code.into());
                 }
-                tokio::task::spawn_local(drain(response.into_body()));
-                Judged::Again(after)
+                Some(after)
             }
-            _ => Judged::Pass(response),
+            _ => None,
         }
     }
 
@@ -164,11 +160,6 @@ impl Cluster {
 pub(super) struct Refused {
     pub(super) after: Duration,
     pub(super) body: Option<RequestBody>,
-}
-
-pub(super) enum Judged {
-    Pass(Response<Body>),
-    Again(Duration),
 }
 
 pub(super) async fn within(

@@ -34,7 +34,7 @@ use crate::{
     resilience::{Deadline, Policy},
 };
 use connect::{Freed, follow_hunger};
-use judge::{Judged, Refused, within};
+use judge::{Refused, drain, within};
 
 /// How long an idle HTTP/1.1 connection is kept: shorter than Node's 5 s, so that none is reused as it closes.
 const IDLE: Duration = Duration::from_secs(3);
@@ -208,23 +208,16 @@ impl Cluster {
                 }
             };
             let refused = match tried {
-                Ok(response) => {
-                    match self
-                        .judge(
-                            &mut attempt,
-                            response,
-                            &call,
-                            bodiless || record.as_ref().is_some_and(Record::is_whole),
-                        )
-                        .await
-                    {
-                        Judged::Pass(mut response) => {
-                            attempt.holds(pass);
-                            response.body_mut().from(Box::new(attempt));
-                            return Ok(response);
-                        }
-                        Judged::Again(after) => Refused { after, body: None },
-                    }
+                Ok(mut response) => {
+                    let replayable = bodiless || record.as_ref().is_some_and(Record::is_whole);
+                    let judged = self.judge(&mut attempt, &mut response, &call, replayable);
+                    let Some(after) = judged.await else {
+                        attempt.holds(pass);
+                        response.body_mut().from(Box::new(attempt));
+                        return Ok(response);
+                    };
+                    tokio::task::spawn_local(drain(response.into_body()));
+                    Refused { after, body: None }
                 }
                 Err(failed) => {
                     if failed.fault.class() == Class::Connect {
