@@ -404,3 +404,19 @@ fn split_port(authority: &str) -> (&str, Option<u16>) {
         _ => (authority, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// hyper boxes it once a connection and moves the request's parts through it: what is large and rare is boxed.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let bytes = size(<Stack as Handler>::handle);
+        assert!(bytes <= 2_048, "{bytes} bytes");
+    }
+}

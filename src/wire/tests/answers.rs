@@ -306,7 +306,7 @@ impl<IO> Home<IO> for Nowhere {
 #[test]
 fn futures_and_idle_connections_stay_small() {
     assert!(size_of::<Ours>() <= 32 + size_of::<hyper::body::Incoming>());
-    assert!(size_of::<OurBody>() <= 72);
+    assert!(size_of::<OurBody>() <= 80);
     let socket = size_of::<tokio::net::TcpStream>();
     assert!(size_of::<Connection<tokio::net::TcpStream>>() <= socket + 16);
 }
