@@ -540,10 +540,7 @@ fn what_is_under_way_is_finished_and_then_nothing_is_waited_for() {
     wait_for_asked(&asked, 1);
     weft.term();
     wait_until("the listener to close", || {
-        Call::get("/")
-            .host("payments")
-            .try_send(&weft.outbound())
-            .is_err()
+        RawClient::try_connect(&weft.outbound()).is_err()
     });
     assert_eq!(weft.exited(), None);
     drop(gate);
