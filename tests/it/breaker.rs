@@ -185,9 +185,10 @@ fn failures_in_a_row_eject_an_endpoint() {
         &[failing.address(), fine.address()],
         "penalty: { min: 60s }",
     );
-    while ejections(&weft) == 0.0 {
+    wait_until("the ejection", || {
         get(&weft);
-    }
+        ejections(&weft) > 0.0
+    });
     assert_eq!(failing.count(), 5, "consecutiveFailures is 5 by default");
     for _ in 0..10 {
         assert_eq!(get(&weft).status, 200);
@@ -218,9 +219,10 @@ fn failed_connections_eject_an_endpoint() {
     let fine = Origin::start();
     let dead = dead_address();
     let weft = round(&[dead.clone(), fine.address()], "penalty: { min: 60s }");
-    while ejections(&weft) == 0.0 {
+    wait_until("the ejection", || {
         assert_eq!(get(&weft).status, 200);
-    }
+        ejections(&weft) > 0.0
+    });
     assert_eq!(state(&weft, &dead)["is"], "ejected");
     assert_eq!(
         weft.metric("weft_upstream_dials_total{result=\"failed\"}"),
@@ -279,9 +281,10 @@ fn probation_is_one_real_request() {
         &[doubtful.address(), fine.address()],
         "consecutiveFailures: 2, penalty: { min: 50ms, max: 100ms }",
     );
-    while ejections(&weft) == 0.0 {
+    wait_until("the ejection", || {
         get(&weft);
-    }
+        ejections(&weft) > 0.0
+    });
     // Callers that nobody waits for: one of them is the probation.
     let mut callers = Vec::new();
     wait_until("the probation", || {
@@ -347,9 +350,10 @@ fn the_words_say_what_is_known_and_what_was_tried() {
         &[failing.address(), one.address(), two.address()],
         "consecutiveFailures: 2, penalty: { min: 60s }",
     );
-    while ejections(&weft) == 0.0 {
+    wait_until("the ejection", || {
         get(&weft);
-    }
+        ejections(&weft) > 0.0
+    });
     one.stop();
     two.stop();
     let answer = get(&weft);

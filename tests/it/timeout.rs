@@ -4,7 +4,9 @@ use std::{net::TcpStream, time::Duration};
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Call, Origin, RawClient, RawOrigin, Reply, Weft, grpc_call};
+use crate::harness::{
+    Answer, Call, Origin, RawClient, RawOrigin, Reply, Weft, grpc_call, wait_until,
+};
 
 /// Longer than any test waits: what ends before it was cut by a timeout.
 const NEVER: Duration = Duration::from_secs(60);
@@ -60,9 +62,10 @@ fn all_tries_together_end_at_the_request_timeout() {
     );
     // A wait that would end behind the deadline is not begun: the answer passes.
     let wanted = "weft_retries_withheld_total{why=\"deadline\"}";
-    while weft.metric(wanted) == 0.0 {
+    wait_until("a retry to be withheld", || {
         assert!(matches!(get(&weft).status, 503 | 504));
-    }
+        weft.metric(wanted) > 0.0
+    });
 }
 
 #[test]
