@@ -17,7 +17,7 @@ pub use settings::*;
 
 use serde_json::Value;
 
-use crate::outbox::Store;
+use crate::events::Events;
 
 /// What the operator may ask of the house. Called on the keeper's thread.
 pub trait House: 'static {
@@ -37,6 +37,6 @@ pub trait House: 'static {
     fn log(&self, level: &str) -> Result<(), String>;
     /// Every upstream with its endpoints.
     fn upstreams(&self) -> impl Future<Output = Value>;
-    /// The store of deferred calls; else in words why there is none.
-    fn store(&self) -> Result<Store, String>;
+    /// The deferred calls.
+    fn events(&self) -> Events;
 }

@@ -32,7 +32,7 @@ pub const PAGES: &[(&str, &str, &str)] = &[
     (
         "GET",
         "/deadletters",
-        "dead letters: ?reason= status= since= until= key= route= upstream= all=",
+        "dead letters: ?reason= status= since= until= key= route= upstream= type= all=",
     ),
     ("GET", "/deadletters/ID", "one dead letter, whole"),
     ("POST", "/deadletters/ID/replay", "delivers it again"),
@@ -93,10 +93,6 @@ pub(super) async fn answer<H: House>(house: &H, port: Port, request: Request<Inc
 
 /// A page about deferred calls.
 async fn stored<H: House>(house: &H, head: &Parts, body: Incoming) -> Answer {
-    let store = match house.store() {
-        Ok(store) => store,
-        Err(why) => return words(StatusCode::SERVICE_UNAVAILABLE, &why),
-    };
     let limit = match head.uri.path().ends_with("/edit") {
         true => store::LARGEST_EDIT,
         false => SMALL_BODY,
@@ -113,7 +109,7 @@ async fn stored<H: House>(house: &H, head: &Parts, body: Incoming) -> Answer {
         .uri
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    match store::ask(&store, method, target, &body).await {
+    match store::ask(&house.events(), method, target, &body).await {
         Ok(page) => json(&page),
         Err(refused) => words(status(&refused), &refused.to_string()),
     }

@@ -2,17 +2,14 @@
 //!
 //! Asked by the admin port of a running sidecar, and by commands on the store of a stopped one: both say the same.
 
-mod filter;
-mod letter;
-mod moment;
-
-use std::time::Duration;
-
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::{filter::Query, moment::moment};
-use crate::outbox::{EventId, Health, OutboxError, Pending, Seq, State, Store, Wall};
+use super::pages::unescaped;
+use crate::{
+    events::{self, Edit, Events, Replay, Which},
+    outbox::OutboxError,
+};
 
 /// Events and dead letters on one page, unless `limit` says less or more.
 const PAGE: usize = 100;
@@ -35,16 +32,15 @@ pub enum Refused {
     Unavailable(String),
 }
 
-impl From<OutboxError> for Refused {
-    fn from(error: OutboxError) -> Self {
+impl From<events::Refused> for Refused {
+    fn from(error: events::Refused) -> Self {
+        use OutboxError::{Damaged, NotWaiting};
         let words = error.to_string();
         match error {
-            OutboxError::Unknown { .. } => Refused::Unknown(words),
-            OutboxError::NotWaiting { .. } | OutboxError::Damaged { .. } => {
-                Refused::Conflict(words)
-            }
-            OutboxError::TooLarge { .. } => Refused::Wrong(words),
-            _ => Refused::Unavailable(words),
+            _ if error.is_unknown() => Refused::Unknown(words),
+            _ if error.is_unavailable() => Refused::Unavailable(words),
+            events::Refused::Outbox(NotWaiting { .. } | Damaged { .. }) => Refused::Conflict(words),
+            _ => Refused::Wrong(words),
         }
     }
 }
@@ -57,7 +53,7 @@ pub fn is_page(path: &str) -> bool {
 
 /// Answers a page. `target` is its path, with the query if there is one.
 pub async fn ask(
-    store: &Store,
+    events: &Events,
     method: &Method,
     target: &str,
     body: &[u8],
@@ -66,179 +62,164 @@ pub async fn ask(
     let query = Query::read(query);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method, parts.as_slice()) {
-        (&Method::GET, ["outbox"]) => outbox(store, &query).await,
-        (&Method::GET, ["outbox", id]) => standing(store, &event(id)?).await,
-        (&Method::GET, ["deadletters"]) => letters(store, &query).await,
-        (&Method::GET, ["deadletters", id]) => {
-            let id = event(id)?;
-            let found = store.letter(id).await?;
-            let letter = found
-                .ok_or_else(|| Refused::Unknown(format!("no dead letter {id} in this store")))?;
-            Ok(letter::whole(&letter))
+        (&Method::GET, ["outbox"]) => {
+            let mut page = events.outbox();
+            if page["open"] == true {
+                let limit = query.limit()?;
+                let pending = events.pending(query.value("after"), limit).await?;
+                page["next"] = next(&pending, limit);
+                page["pending"] = pending.into();
+            }
+            Ok(page)
         }
+        (&Method::GET, ["outbox", id]) => Ok(events.show(id).await?),
+        (&Method::GET, ["deadletters"]) => {
+            let which = query.which()?;
+            let letters = events.letters(&which).await?;
+            let next = next(&letters, which.limit.unwrap_or(PAGE));
+            Ok(serde_json::json!({ "letters": letters, "next": next }))
+        }
+        (&Method::GET, ["deadletters", id]) => letter(events, id).await,
         (&Method::POST, ["deadletters", id, action]) => {
-            decide(store, event(id)?, action, &query, body).await
+            decide(
+                events,
+                id,
+                action,
+                query.value("who").unwrap_or("admin"),
+                body,
+            )
+            .await
         }
         _ => Err(Refused::Unknown(format!("no page {}", path.escape_debug()))),
     }
 }
 
-fn event(text: &str) -> Result<EventId, Refused> {
-    text.parse()
-        .map_err(|error| Refused::Wrong(format!("`{}` is {error}", text.escape_debug())))
+/// The last id of a full page: where the next one begins.
+fn next(page: &[Value], limit: usize) -> Value {
+    let last = page.last().filter(|_| page.len() == limit);
+    last.map_or(Value::Null, |last| last["id"].clone())
 }
 
-/// The sums, and a page of what waits in the order of its acceptance.
-async fn outbox(store: &Store, query: &Query) -> Result<Value, Refused> {
-    let figures = store.figures();
-    let health = match store.health() {
-        Health::Open => json!("open"),
-        Health::DiskFull => json!("disk full: nothing new is taken, what is stored is delivered"),
-        Health::Recovering => json!("recovering from a failed sync: nothing new is taken"),
-        Health::ReadOnly(why) => json!(format!("read-only until a restart: {why}")),
-    };
-    let ledger: serde_json::Map<_, _> = figures
-        .ledger
-        .iter()
-        .map(|(state, count)| (state.word().to_owned(), json!(count)))
-        .collect();
-    let limit = query.limit()?;
-    let page = store.pending(query.after()?, limit).await?;
-    let next = (page.len() == limit).then(|| page.last()).flatten();
-    let next = next.map(|last| store.id().event(last.seq).to_string());
-    let mut pending = Vec::new();
-    for one in &page {
-        pending.push(waiting(store, one).await?);
-    }
-    Ok(json!({
-        "path": store.path().display().to_string(),
-        "store": store.id().to_string(),
-        "health": health,
-        "events": figures.events,
-        "bytes": figures.bytes,
-        "oldest": figures.oldest.map(moment),
-        "oldestAgeSeconds": figures.oldest.map(|oldest| Wall::now().since(oldest).as_secs()),
-        "accepted": figures.accepted,
-        "limits": store.limits(),
-        "ledger": ledger,
-        "pending": pending,
-        "next": next,
-    }))
-}
-
-async fn waiting(store: &Store, one: &Pending) -> Result<Value, Refused> {
-    let id = store.id().event(one.seq);
-    let standing = store.standing(id).await?;
-    let error = standing.and_then(|standing| standing.error);
-    Ok(json!({
-        "id": id.to_string(),
-        "route": &*one.route,
-        "upstream": &*one.upstream,
-        "accepted": moment(one.accepted),
-        "due": moment(one.due),
-        "expiry": one.expiry.map(moment),
-        "attempts": one.attempts,
-        "replays": one.replays,
-        "bytes": one.size,
-        "error": error,
-    }))
-}
-
-/// Where one event stands, whatever became of it.
-async fn standing(store: &Store, id: &EventId) -> Result<Value, Refused> {
-    let found = store.standing(*id).await?;
-    let found = found.ok_or_else(|| Refused::Unknown(format!("no event {id} in this store")))?;
-    if found.state == State::Forgotten {
-        return Err(Refused::Unknown(format!(
-            "{id} finished too long ago; how is no longer known"
-        )));
-    }
-    Ok(json!({
-        "id": found.id.to_string(),
-        "state": found.state.word(),
-        "route": &*found.route,
-        "upstream": &*found.upstream,
-        "accepted": moment(found.accepted),
-        "due": found.due.map(moment),
-        "finished": found.finished.map(moment),
-        "attempts": found.attempts,
-        "status": found.status,
-        "reason": found.reason.map(|reason| reason.word()),
-        "error": found.error,
-    }))
-}
-
-async fn letters(store: &Store, query: &Query) -> Result<Value, Refused> {
-    let limit = query.limit()?;
-    let page = store
-        .letters(query.filter()?, query.after()?, limit)
-        .await?;
-    let next = (page.len() == limit).then(|| page.last()).flatten();
-    Ok(json!({
-        "letters": page.iter().map(letter::line).collect::<Vec<_>>(),
-        "next": next.map(|last| last.id.to_string()),
-    }))
-}
-
-async fn decide(
-    store: &Store,
-    id: EventId,
-    action: &str,
-    query: &Query,
-    body: &[u8],
-) -> Result<Value, Refused> {
-    let who = query.value("who").unwrap_or("admin");
-    match action {
-        "replay" => {
-            store.replay(id, who).await?;
-            Ok(json!({ "id": id.to_string(), "state": "replaying" }))
-        }
-        "discard" => {
-            store.discard(id, who).await?;
-            Ok(json!({ "id": id.to_string(), "state": "discarded" }))
-        }
-        "edit" => {
-            let found = store.letter(id).await?;
-            let found = found.ok_or(OutboxError::Unknown { id })?;
-            let (head, body) = letter::edited(&found, body)?;
-            let receipt = store.edit(id, head, body, who).await?;
-            Ok(json!({
-                "id": receipt.id.to_string(),
-                "causationid": id.to_string(),
-                "state": "pending",
-            }))
-        }
-        _ => Err(Refused::Unknown(format!(
-            "`{}` is nothing a dead letter takes: replay, edit or discard",
-            action.escape_debug()
+async fn letter(events: &Events, id: &str) -> Result<Value, Refused> {
+    let page = events.show(id).await?;
+    match page.get("request") {
+        Some(_) => Ok(page),
+        None => Err(Refused::Unknown(format!(
+            "{id} is no dead letter: it is {}",
+            page["state"].as_str().unwrap_or("unknown")
         ))),
     }
 }
 
-/// Words for how long ago something was: `90s` is one and a half minutes.
-fn ago(text: &str) -> Option<Duration> {
-    text.parse::<crate::units::Time>().ok().map(Duration::from)
+async fn decide(
+    events: &Events,
+    id: &str,
+    action: &str,
+    who: &str,
+    body: &[u8],
+) -> Result<Value, Refused> {
+    if !matches!(action, "replay" | "edit" | "discard") {
+        return Err(Refused::Unknown(format!(
+            "`{}` is nothing a dead letter takes: replay, edit or discard",
+            action.escape_debug()
+        )));
+    }
+    letter(events, id).await?;
+    let ids = [id.to_owned()];
+    let done = match action {
+        "replay" => {
+            let how = Replay::default();
+            events.replay(&Which::default(), &ids, &how, who).await?
+        }
+        "discard" => events.discard(&Which::default(), &ids, who).await?,
+        _ => {
+            let edit: Edit = serde_json::from_slice(body)
+                .map_err(|error| Refused::Wrong(format!("the changes cannot be read: {error}")))?;
+            return Ok(events.edit(id, &edit, who).await?);
+        }
+    };
+    match done["refused"][0]["why"].as_str() {
+        Some(why) => Err(Refused::Conflict(why.to_owned())),
+        None => Ok(events.show(id).await?),
+    }
 }
 
+/// A query's names and values, unescaped.
+struct Query(Vec<(String, String)>);
+
 impl Query {
+    fn read(text: &str) -> Self {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty());
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            (unescaped(name), unescaped(value))
+        };
+        Query(pairs.map(pair).collect())
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     fn limit(&self) -> Result<usize, Refused> {
-        match self.value("limit") {
+        match self.value("limit").map(str::parse) {
             None => Ok(PAGE),
-            Some(text) => match text.parse() {
-                Ok(limit @ 1..=LARGEST_PAGE) => Ok(limit),
-                _ => Err(Refused::Wrong(format!(
-                    "limit is from 1 to {LARGEST_PAGE}, not `{}`",
-                    text.escape_debug()
-                ))),
-            },
+            Some(Ok(limit @ 1..=LARGEST_PAGE)) => Ok(limit),
+            Some(_) => Err(Refused::Wrong(format!("limit is from 1 to {LARGEST_PAGE}"))),
         }
     }
 
-    /// The event that the page before ended with.
-    fn after(&self) -> Result<Seq, Refused> {
-        match self.value("after") {
-            None => Ok(Seq::START),
-            Some(id) => event(id).map(EventId::seq),
+    /// A misspelt filter would match everything, and a replay of everything is no small mistake: it is refused.
+    fn which(&self) -> Result<Which, Refused> {
+        let mut which = Which {
+            limit: Some(self.limit()?),
+            ..Which::default()
+        };
+        for (name, value) in &self.0 {
+            let text = Some(value.clone());
+            match name.as_str() {
+                "all" => which.all = value == "true",
+                "reason" => which.reason = text,
+                "status" => {
+                    let status = value.parse().map_err(|_| {
+                        Refused::Wrong(format!("`{}` is no HTTP status", value.escape_debug()))
+                    });
+                    which.status = Some(status?);
+                }
+                "since" => which.since = text,
+                "until" => which.until = text,
+                "key" => which.key = text,
+                "route" => which.route = text,
+                "upstream" => which.upstream = text,
+                "type" => which.r#type = text,
+                "after" => which.after = text,
+                "limit" => {}
+                other => {
+                    return Err(Refused::Wrong(format!(
+                        "`{}` is no filter: reason, status, since, until, key, route, upstream, type, all",
+                        other.escape_debug()
+                    )));
+                }
+            }
+        }
+        Ok(which)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_read_whole_or_refused() {
+        let which = Query::read("reason=exhausted&status=500&key=a%26b&route=notify&all").which();
+        let which = which.unwrap();
+        assert_eq!(which.reason.as_deref(), Some("exhausted"));
+        assert_eq!((which.status, which.all), (Some(500), true));
+        assert_eq!(which.key.as_deref(), Some("a&b"));
+        for wrong in ["reson=exhausted", "status=many", "limit=0", "limit=1001"] {
+            assert!(Query::read(wrong).which().is_err(), "{wrong}");
         }
     }
 }

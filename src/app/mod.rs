@@ -36,7 +36,7 @@ use crate::{
         self, Vault,
         capture::{Author, Taking},
     },
-    http, inbound, outbound, outbox,
+    http, inbound, outbound,
     telemetry::{AccessLog, Direction, Level, Logs, Registry},
 };
 use callee::Deliverer;
@@ -331,11 +331,8 @@ impl admin::House for House {
         self.level.set(level).map_err(|error| error.to_string())
     }
 
-    fn store(&self) -> Result<outbox::Store, String> {
-        match self.vault.access() {
-            events::Access::Open(store) => Ok(store),
-            events::Access::Shut(why) => Err(why.to_string()),
-        }
+    fn events(&self) -> events::Events {
+        events::Events::new(&self.vault, &self.parked, &self.events)
     }
 
     async fn upstreams(&self) -> Value {

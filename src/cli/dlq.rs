@@ -77,6 +77,9 @@ struct Filter {
     route: Option<String>,
     #[arg(long)]
     upstream: Option<String>,
+    /// dev.weft.http.request.v1 or dev.weft.grpc.request.v1.
+    #[arg(long)]
+    r#type: Option<String>,
 }
 
 /// Which dead letters are decided about: by id, by a filter, or every one.
@@ -109,7 +112,7 @@ struct Edit {
     method: Option<String>,
     /// The new path and query.
     #[arg(long)]
-    target: Option<String>,
+    path: Option<String>,
 }
 
 impl Dlq {
@@ -166,6 +169,7 @@ impl Filter {
             ("key", &self.key),
             ("route", &self.route),
             ("upstream", &self.upstream),
+            ("type", &self.r#type),
         ];
         said.into_iter()
             .filter_map(|(name, value)| Some(format!("&{name}={}", escaped(value.as_ref()?))))
@@ -284,16 +288,19 @@ impl Edit {
             let body = Message(bytes.into()).to_string();
             changes.insert("bodyBase64".to_owned(), json!(body));
         }
-        let mut set = Map::new();
+        let mut headers = Map::new();
         for field in &self.headers {
             let (name, value) = field
                 .split_once(':')
                 .with_context(|| format!("`{field}` is no header field: write `name: value`"))?;
-            set.insert(name.trim().to_owned(), json!(value.trim()));
+            headers.insert(name.trim().to_lowercase(), json!(value.trim()));
         }
-        changes.insert("set".to_owned(), Value::Object(set));
-        changes.insert("remove".to_owned(), json!(self.remove));
-        for (name, value) in [("method", &self.method), ("target", &self.target)] {
+        for name in &self.remove {
+            headers.insert(name.to_lowercase(), Value::Null);
+        }
+        changes.insert("headers".to_owned(), Value::Object(headers));
+        let texts = [("method", &self.method), ("path", &self.path)];
+        for (name, value) in texts {
             if let Some(value) = value {
                 changes.insert(name.to_owned(), json!(value));
             }

@@ -71,6 +71,9 @@ async fn tell(verb: &Verb, place: &Place) -> anyhow::Result<String> {
 }
 
 fn list(page: &Value) -> String {
+    if page["open"] != true {
+        return format!("the outbox is not open: {}\n", cell(&page["why"]));
+    }
     let mut text = format!(
         "outbox {}: {} pending, {} dead letters, {} bytes, {}\n",
         cell(&page["path"]),

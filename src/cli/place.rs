@@ -15,6 +15,7 @@ use super::{
 use crate::{
     admin::store,
     config::Config,
+    events::Events,
     outbox::{self, OpenError, Options, Store},
 };
 
@@ -31,7 +32,7 @@ pub(super) struct Whose {
 /// Where they are.
 pub(super) enum Place {
     Running(Sidecar),
-    Stopped(Store),
+    Stopped(Store, Events),
 }
 
 impl Whose {
@@ -52,6 +53,10 @@ impl Whose {
         let why = match asked {
             Some(Ok(page)) => {
                 let own = config.outbox.path.display().to_string();
+                if page["open"] != true {
+                    let why = page["why"].as_str().unwrap_or("no reason");
+                    bail!("the sidecar at {} has no outbox: {why}", sidecar.address);
+                }
                 return match page["path"].as_str() {
                     Some(path) if path == own => Ok(Place::Running(sidecar)),
                     path => bail!(
@@ -81,7 +86,7 @@ fn open(config: &Config, why: &str) -> anyhow::Result<Place> {
         ..Options::default()
     };
     match Store::open(path, &options, outbox::Metrics::default()) {
-        Ok(store) => Ok(Place::Stopped(store)),
+        Ok(store) => Ok(Place::Stopped(store.clone(), Events::over(store))),
         Err(OpenError::Held { dir, holder }) => Err(anyhow!(
             "{why}, and the store at {} is held by {holder}",
             dir.display()
@@ -94,7 +99,7 @@ impl Place {
     pub async fn get(&self, target: &str) -> anyhow::Result<Value> {
         match self {
             Place::Running(sidecar) => Ok(sidecar.get(target).await?),
-            Place::Stopped(store) => Ok(store::ask(store, &Method::GET, target, b"").await?),
+            Place::Stopped(_, events) => Ok(store::ask(events, &Method::GET, target, b"").await?),
         }
     }
 
@@ -103,13 +108,15 @@ impl Place {
         let target = format!("{path}?who={}", escaped(&user()));
         match self {
             Place::Running(sidecar) => Ok(sidecar.post(&target, body).await?),
-            Place::Stopped(store) => Ok(store::ask(store, &Method::POST, &target, &body).await?),
+            Place::Stopped(_, events) => {
+                Ok(store::ask(events, &Method::POST, &target, &body).await?)
+            }
         }
     }
 
     /// Lets go of the store, if it was opened.
     pub async fn leave(self) {
-        if let Place::Stopped(store) = self {
+        if let Place::Stopped(store, _) = self {
             store.close().await;
         }
     }

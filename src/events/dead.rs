@@ -2,10 +2,13 @@
 //!
 //! Values are JSON as admin and command line show it. Every change leaves a line in the audit trail, with who asked.
 
+mod edit;
+mod moment;
+mod shown;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -14,12 +17,12 @@ use super::{
     event::Request,
     metrics::Metrics,
     vault::{Access, Vault},
-    verdict,
 };
 use crate::outbox::{
-    DeadReason, EventId, Health, Letter, LetterFilter, LetterState, OutboxError, Pending, Seq,
-    Standing, Store, Wall,
+    DeadReason, EventId, Health, Letter, LetterFilter, LetterState, OutboxError, Seq, Store,
 };
+
+pub use edit::Edit;
 
 /// Letters read in one turn.
 const PAGE: usize = 500;
@@ -76,10 +79,10 @@ pub struct Which {
     pub reason: Option<String>,
     /// The last answer's status.
     pub status: Option<u16>,
-    /// Last failure so many seconds ago, at most.
-    pub newer_than: Option<u64>,
-    /// And at least.
-    pub older_than: Option<u64>,
+    /// Last failure at or after: `2026-11-21T13:00:00Z`, or how long ago, `90m`.
+    pub since: Option<String>,
+    /// Last failure before.
+    pub until: Option<String>,
     pub key: Option<String>,
     pub upstream: Option<String>,
     pub route: Option<String>,
@@ -89,19 +92,6 @@ pub struct Which {
     pub after: Option<String>,
     /// At most so many; 100 unless said.
     pub limit: Option<usize>,
-}
-
-/// What an edited copy says otherwise than the letter.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Edit {
-    pub method: Option<String>,
-    pub authority: Option<String>,
-    /// Path and query.
-    pub path: Option<String>,
-    /// Set; `null` removes.
-    pub headers: std::collections::BTreeMap<String, Option<String>>,
-    pub body: Option<String>,
 }
 
 /// How dead letters are replayed.
@@ -168,7 +158,7 @@ impl Events {
             "events": figures.events,
             "bytes": figures.bytes,
             "accepted": figures.accepted,
-            "oldest": figures.oldest.map(time),
+            "oldest": figures.oldest.map(moment::moment),
             "ledger": ledger,
             "parkedUpstreams": parked,
         })
@@ -186,7 +176,12 @@ impl Events {
             from = last.seq;
             for pending in &page {
                 let is_parked = parked.contains(&pending.upstream);
-                all.push(row(&store, pending, is_parked));
+                let mut row = shown::row(&store, pending, is_parked);
+                if pending.attempts > 0 {
+                    let standing = store.standing(store.name(pending.seq)).await?;
+                    row["error"] = standing.and_then(|standing| standing.error).into();
+                }
+                all.push(row);
             }
         }
         Ok(all)
@@ -196,18 +191,18 @@ impl Events {
     pub async fn show(&self, id: &str) -> Result<Value, Refused> {
         let (store, id) = (self.store()?, parsed(id)?);
         if let Some(letter) = store.letter(id).await? {
-            return Ok(whole(&letter));
+            return Ok(shown::whole(&letter));
         }
         let standing = store.standing(id).await?;
         let standing = standing.ok_or(OutboxError::Unknown { id })?;
-        Ok(standing_json(&standing))
+        Ok(shown::standing(&standing))
     }
 
     /// Dead letters, oldest event first.
     pub async fn letters(&self, which: &Which) -> Result<Vec<Value>, Refused> {
         let store = self.store()?;
         let found = find(&store, which).await?;
-        Ok(found.iter().map(letter_json).collect())
+        Ok(found.iter().map(shown::letter).collect())
     }
 
     /// A changed copy under a new id takes the letter's place; its `causationid` is the old one.
@@ -217,7 +212,7 @@ impl Events {
         let letter = letter.ok_or(OutboxError::Unknown { id })?;
         let request = Request::decode(&letter.head);
         let request = request.map_err(|error| Refused::Bad(error.to_string()))?;
-        let (request, body) = edited(request, letter.body, edit)?;
+        let (request, body) = edit::edited(request, letter.body, edit)?;
         let receipt = store.edit(id, request.encode(), body, who).await?;
         self.settled(id);
         Ok(json!({ "id": receipt.id.to_string(), "causationid": id.to_string() }))
@@ -288,7 +283,7 @@ impl Events {
         let lines = self.store()?.audit(limit).await?;
         let line = lines.iter().map(|line| {
             json!({
-                "at": time(line.at),
+                "at": moment::moment(line.at),
                 "who": line.who,
                 "what": line.what,
                 "id": line.id.to_string(),
@@ -335,15 +330,21 @@ async fn find(store: &Store, which: &Which) -> Result<Vec<Letter>, Refused> {
             Refused::Bad(format!("`{word}` is no reason: {known}"))
         })?),
     };
-    let ago = |seconds: Option<u64>| {
-        seconds.map(|seconds| Wall::now().before(Duration::from_secs(seconds)))
+    let moment = |text: &Option<String>| match text {
+        None => Ok(None),
+        Some(text) => match moment::read(text) {
+            Some(at) => Ok(Some(at)),
+            None => Err(Refused::Bad(format!(
+                "`{text}` is no time: write 2026-11-21T13:00:00Z, or how long ago, like 90m"
+            ))),
+        },
     };
     let filter = LetterFilter {
         all: which.all,
         reason,
         status: which.status,
-        since: ago(which.newer_than),
-        until: ago(which.older_than),
+        since: moment(&which.since)?,
+        until: moment(&which.until)?,
         key: which.key.clone().map(Bytes::from),
         upstream: which.upstream.clone(),
         route: which.route.clone(),
@@ -373,37 +374,6 @@ async fn of_type(store: &Store, letter: &Letter, wanted: Option<&str>) -> Result
     Ok(request.is_some_and(|request| request.event_type() == wanted))
 }
 
-fn edited(mut request: Request, body: Bytes, edit: &Edit) -> Result<(Request, Bytes), Refused> {
-    let bad = |what: &str, text: &str| Refused::Bad(format!("`{text}` is no {what}"));
-    if let Some(method) = &edit.method {
-        request.method =
-            Method::from_bytes(method.as_bytes()).map_err(|_| bad("method", method))?;
-    }
-    if let Some(authority) = &edit.authority {
-        let known = authority.parse::<http::uri::Authority>();
-        request.authority = known.map_err(|_| bad("host", authority))?.to_string();
-    }
-    if let Some(path) = &edit.path {
-        let known = path.parse::<http::uri::PathAndQuery>();
-        let known = known.ok().filter(|_| path.starts_with('/'));
-        request.target = known.ok_or_else(|| bad("path", path))?.to_string();
-    }
-    for (name, value) in &edit.headers {
-        let known = HeaderName::from_bytes(name.as_bytes());
-        let known = known.map_err(|_| bad("header name", name))?;
-        match value {
-            None => drop(request.headers.remove(&known)),
-            Some(value) => {
-                let value = HeaderValue::from_str(value).map_err(|_| bad("header value", value))?;
-                request.dropped.retain(|dropped| dropped != known.as_str());
-                request.headers.insert(known, value);
-            }
-        }
-    }
-    let body = edit.body.clone().map_or(body, Bytes::from);
-    Ok((request, body))
-}
-
 fn parsed(id: &str) -> Result<EventId, Refused> {
     id.parse().map_err(|_| Refused::NotAnId(id.to_owned()))
 }
@@ -412,152 +382,5 @@ fn after_seq(after: Option<&str>) -> Result<Seq, Refused> {
     match after {
         Some(id) => Ok(parsed(id)?.seq()),
         None => Ok(Seq::START),
-    }
-}
-
-/// A moment as people and programs read it.
-fn time(wall: Wall) -> String {
-    let since = Duration::from_millis(u64::try_from(wall.0).unwrap_or(0));
-    httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + since)
-}
-
-fn row(store: &Store, pending: &Pending, parked: bool) -> Value {
-    json!({
-        "id": store.name(pending.seq).to_string(),
-        "state": if parked { "parked" } else { "pending" },
-        "route": &*pending.route,
-        "upstream": &*pending.upstream,
-        "accepted": time(pending.accepted),
-        "due": time(pending.due),
-        "expiry": pending.expiry.map(time),
-        "attempts": pending.attempts,
-        "replays": pending.replays,
-        "bytes": pending.size,
-    })
-}
-
-fn standing_json(standing: &Standing) -> Value {
-    json!({
-        "id": standing.id.to_string(),
-        "state": standing.state.word(),
-        "route": &*standing.route,
-        "upstream": &*standing.upstream,
-        "accepted": time(standing.accepted),
-        "due": standing.due.map(time),
-        "finished": standing.finished.map(time),
-        "attempts": standing.attempts,
-        "status": standing.status,
-        "reason": standing.reason.map(DeadReason::word),
-        "error": standing.error,
-    })
-}
-
-fn letter_json(letter: &Letter) -> Value {
-    let failure = &letter.failure;
-    let edited_as = match letter.state {
-        LetterState::EditedAs(id) => Some(id.to_string()),
-        _ => None,
-    };
-    json!({
-        "id": letter.id.to_string(),
-        "state": letter.state.word(),
-        "editedAs": edited_as,
-        "reason": failure.reason.word(),
-        "error": failure.error,
-        "status": failure.status,
-        "attempts": failure.attempts,
-        "route": &*letter.route,
-        "upstream": &*letter.upstream,
-        "key": letter.key.as_deref().map(verdict::text),
-        "accepted": time(letter.accepted),
-        "firstFailure": time(letter.first_failure),
-        "lastFailure": time(letter.last_failure),
-        "resolved": letter.resolved.map(time),
-        "replays": letter.replays,
-        "causationid": letter.cause.map(|id| id.to_string()),
-        "damaged": letter.damaged,
-        "bytes": letter.size,
-    })
-}
-
-/// A letter with its request and the application's answer.
-fn whole(letter: &Letter) -> Value {
-    let mut said = letter_json(letter);
-    let request = match Request::decode(&letter.head) {
-        Ok(request) => request_json(&request, &letter.body),
-        Err(error) => json!({ "unreadable": error.to_string() }),
-    };
-    if let Value::Object(fields) = &mut said {
-        let answer = verdict::text(&letter.failure.excerpt);
-        fields.insert("answer".to_owned(), answer.into());
-        fields.insert("request".to_owned(), request);
-    }
-    said
-}
-
-fn request_json(request: &Request, body: &[u8]) -> Value {
-    let headers: Vec<Value> = request
-        .headers
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), verdict::text(value.as_bytes())]))
-        .collect();
-    json!({
-        "type": request.event_type(),
-        "source": request.source,
-        "time": time(request.time),
-        "method": request.method.as_str(),
-        "authority": request.authority,
-        "path": request.target,
-        "headers": headers,
-        "notKept": request.dropped,
-        "body": verdict::text(body),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderMap;
-
-    use super::*;
-
-    fn request() -> Request {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-a", HeaderValue::from_static("1"));
-        Request {
-            grpc: false,
-            http2: false,
-            time: Wall(0),
-            source: "/n/s/r".into(),
-            method: Method::POST,
-            authority: "email".into(),
-            target: "/a".into(),
-            headers,
-            dropped: vec!["authorization".into()],
-        }
-    }
-
-    #[test]
-    fn an_edit_changes_what_it_names_and_nothing_else() {
-        let edit = r#"{ "path": "/b?c", "headers": { "x-a": null, "authorization": "s" }, "body": "new" }"#;
-        let edit: Edit = serde_json::from_str(edit).unwrap();
-        let (changed, body) = edited(request(), Bytes::from("old"), &edit).unwrap();
-        assert_eq!((changed.target.as_str(), &body[..]), ("/b?c", &b"new"[..]));
-        assert_eq!(changed.headers.len(), 1);
-        assert_eq!(changed.headers["authorization"], "s");
-        assert!(changed.dropped.is_empty());
-        assert_eq!(changed.authority, "email");
-    }
-
-    #[test]
-    fn an_edit_that_makes_no_request_is_refused() {
-        for edit in [
-            r#"{ "path": "b" }"#,
-            r#"{ "method": "A B" }"#,
-            r#"{ "headers": { "a b": "c" } }"#,
-        ] {
-            let edit: Edit = serde_json::from_str(edit).unwrap();
-            assert!(edited(request(), Bytes::new(), &edit).is_err(), "{edit:?}");
-        }
-        assert!(serde_json::from_str::<Edit>(r#"{ "pth": "/" }"#).is_err());
     }
 }

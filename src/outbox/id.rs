@@ -43,8 +43,7 @@ impl StoreId {
         StoreId(RandomState::new().hash_one(std::process::id()) & Self::BITS)
     }
 
-    /// The event at a place of this store.
-    pub fn event(self, seq: Seq) -> EventId {
+    pub(super) fn event(self, seq: Seq) -> EventId {
         EventId { store: self, seq }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::harness::{Call, Origin, RawClient, Weft, wait_for};
+use crate::harness::{Call, Origin, RawClient, Reply, Weft};
 
 /// Every metric there is: name, type, labels. `docs/metrics.md` explains each, in this order.
 pub const CATALOGUE: &[(&str, &str, &str)] = &[
@@ -36,8 +36,25 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
         "upstream",
     ),
     ("weft_events_captured_total", "counter", "route"),
+    (
+        "weft_events_delivered_total",
+        "counter",
+        "outcome subscription",
+    ),
     ("weft_event_delivery_seconds", "histogram", ""),
     ("weft_event_age_seconds", "histogram", ""),
+    (
+        "weft_dead_letters_added_total",
+        "counter",
+        "reason subscription",
+    ),
+    ("weft_dead_letters", "gauge", "subscription"),
+    (
+        "weft_dead_letter_oldest_age_seconds",
+        "gauge",
+        "subscription",
+    ),
+    ("weft_dead_letter_age_seconds_avg", "gauge", "subscription"),
     ("weft_outbox_events", "gauge", ""),
     ("weft_outbox_bytes", "gauge", ""),
     ("weft_outbox_oldest_age_seconds", "gauge", ""),
@@ -56,7 +73,10 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
 
 /// A scrape of a sidecar that has seen something of everything.
 fn scrape() -> String {
-    let origin = Origin::start();
+    let origin = Origin::answering(|seen| match seen.path() {
+        "/dead" => Reply::status(422),
+        _ => Reply::ok("fine"),
+    });
     let mut weft = Weft::start(&format!(
         r#"
         outbound:
@@ -76,6 +96,9 @@ fn scrape() -> String {
     for host in ["shop", "named", "later", "nobody"] {
         Call::post("/", "body").host(host).send(&weft.outbound());
     }
+    Call::post("/dead", "body").host("later").send(&weft.outbound());
+    weft.wait_for_metric("weft_events_delivered_total", |count| count >= 2.0);
+    weft.wait_for_metric("weft_dead_letters", |count| count == 1.0);
     // A head that never comes is a rule that closes.
     let _silent = RawClient::connect(&weft.outbound());
     weft.wait_for_metric("weft_connections_closed_total", |count| count >= 1.0);
@@ -84,8 +107,8 @@ fn scrape() -> String {
     });
     let file = std::fs::read_to_string(weft.config_path()).unwrap();
     weft.reload(&file);
-    weft.wait_for_metric("weft_requests_total", |count| count >= 4.0);
-    wait_for("the scrape", || Some(weft.metrics()))
+    weft.wait_for_metric("weft_requests_total", |count| count >= 5.0);
+    weft.metrics()
 }
 
 /// Every family of a scrape: its type and its labels, sorted.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::{outbox::Wall, telemetry::rfc3339};
+use crate::{outbox::Wall, telemetry::rfc3339, units::Time};
 
 /// `2026-11-21T13:00:00.000Z`.
 pub(super) fn moment(at: Wall) -> String {
@@ -10,8 +10,16 @@ pub(super) fn moment(at: Wall) -> String {
     rfc3339(UNIX_EPOCH + since)
 }
 
+/// Reads a moment, or how long ago it was: `90m`.
+pub(super) fn read(text: &str) -> Option<Wall> {
+    match text.parse::<Time>() {
+        Ok(past) => Some(Wall::now().before(past.duration())),
+        Err(_) => parse(text),
+    }
+}
+
 /// Reads `2026-11-21T13:00:00Z`, with or without fractions of a second; UTC only.
-pub(super) fn parse(text: &str) -> Option<Wall> {
+fn parse(text: &str) -> Option<Wall> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
@@ -61,5 +69,13 @@ mod tests {
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_time_is_so_long_ago() {
+        let hour = read("1h").unwrap();
+        assert!((3_599_000..3_601_000).contains(&(Wall::now().0 - hour.0)));
+        assert_eq!(read("1970-01-02T00:00:01Z"), Some(Wall(86_401_000)));
+        assert_eq!(read("yesterday"), None);
     }
 }
