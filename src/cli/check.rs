@@ -25,7 +25,7 @@ pub(super) struct Check {
 
 impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let loaded = match Config::load(&self.file.path) {
+        let loaded = match Config::load(&self.file.config) {
             Ok(loaded) => loaded,
             Err(diagnostics) => return failed(&diagnostics),
         };
@@ -47,7 +47,7 @@ impl Check {
             match store(config) {
                 Ok(told) => words += &told,
                 Err(why) => {
-                    eprintln!("{}: error: outbox.path: {why}", self.file.path.display());
+                    eprintln!("{}: error: outbox.path: {why}", self.file.config.display());
                     return Ok(ExitCode::FAILURE);
                 }
             }

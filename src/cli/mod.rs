@@ -65,12 +65,12 @@ struct File {
         value_name = "FILE",
         default_value = "weft.yaml"
     )]
-    path: PathBuf,
+    config: PathBuf,
 }
 
 impl File {
     fn load(&self) -> anyhow::Result<Loaded> {
-        Ok(Config::load(&self.path)?)
+        Ok(Config::load(&self.config)?)
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Run {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        app::run(&self.file.path, &self.log_level)?;
+        app::run(&self.file.config, &self.log_level)?;
         Ok(ExitCode::SUCCESS)
     }
 }

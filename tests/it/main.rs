@@ -10,6 +10,7 @@ mod hardening;
 mod harness;
 mod harness_stands;
 mod http2;
+mod letters;
 mod life;
 mod metrics;
 mod operate;

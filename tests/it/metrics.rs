@@ -96,7 +96,9 @@ fn scrape() -> String {
     for host in ["shop", "named", "later", "nobody"] {
         Call::post("/", "body").host(host).send(&weft.outbound());
     }
-    Call::post("/dead", "body").host("later").send(&weft.outbound());
+    Call::post("/dead", "body")
+        .host("later")
+        .send(&weft.outbound());
     weft.wait_for_metric("weft_events_delivered_total", |count| count >= 2.0);
     weft.wait_for_metric("weft_dead_letters", |count| count == 1.0);
     // A head that never comes is a rule that closes.
