@@ -350,7 +350,7 @@ fn an_absolute_form_replaces_the_host() {
     );
 }
 
-fn h2_head<'a>(path: &'a str) -> Vec<(&'a str, &'a str)> {
+fn h2_head(path: &str) -> Vec<(&str, &str)> {
     vec![
         (":method", "POST"),
         (":scheme", "http"),
@@ -400,6 +400,33 @@ fn http2_requests_that_lie_end_here() {
         };
         assert!(refused, "{name}: {:?}", client.seen);
         assert_eq!(origin.connections(), 0, "{name}: {:?}", origin.text(0));
+    }
+}
+
+/// The next request on that connection would begin in the middle of this one.
+#[test]
+fn an_http2_body_of_another_length_than_its_own_costs_the_connection_upstream() {
+    for body in ["abc", "abcdefghijklm"] {
+        let origin = RawOrigin::start(|connection| {
+            connection.read_head()?;
+            connection.until_closed()
+        });
+        let weft = started(&origin.address(), "", ", protocol: http1");
+        let mut client = H2Peer::connect(&weft.outbound(), &[]);
+        let mut fields = h2_head("/1");
+        fields.push(("content-length", "10"));
+        client.send(&Frame::headers(1, &fields, false));
+        origin.wait_for_bytes(0, "content-length: 10\r\n\r\n");
+        client.send(&Frame::data(1, body, true));
+        assert_eq!(client.read_kind(kind::RST_STREAM).stream, 1);
+        client.send(&Frame::headers(3, &h2_head("/2"), true));
+        origin.wait_for_bytes(1, "POST /2 ");
+        let got = origin.text(0);
+        let (_, passed) = got.split_once("\r\n\r\n").unwrap();
+        assert!(
+            passed.len() < 10 && "abcdefghi".starts_with(passed),
+            "{got}"
+        );
     }
 }
 
