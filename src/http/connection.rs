@@ -56,9 +56,7 @@ impl Desk {
 
     /// An answer's trailers could not be passed to its caller.
     #[cold]
-    pub fn trailers_dropped(&self) {
-        
-    }
+    pub fn trailers_dropped(&self) {}
 
     /// The meter of requests that found no route.
     pub fn unrouted(&self, direction: Direction) -> &RouteMeter {

@@ -204,8 +204,7 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
             },
             7 if name == "upgrade" => {
                 found |= found::UPGRADE;
-                facts.wants_upgrade |=
-                    true;
+                facts.wants_upgrade |= true;
             }
             7 if name == "trailer" => facts.trailers = true,
             10 if name == "connection" => {
