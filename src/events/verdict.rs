@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 
 use crate::{
     fault::{Fault, Reason},
-    http::body::grpc_status,
+    http::{body::grpc_status, respond::REASON_HEADER},
 };
 
 /// The callee's own word on what its answer means.
@@ -69,9 +69,31 @@ pub fn of_answer(answer: &Answer, grpc: bool, dropped: &[String]) -> Verdict {
         (200, Some(2 | 4 | 8 | 10 | 13 | 14)) => later(why),
         (200, Some(_)) => Verdict::Dead { why },
         (200..=299, None) => Verdict::Done,
+        (503, _) if is_from_an_idle_sidecar(answer) => Verdict::Waits { why },
         (408 | 409 | 425 | 429 | 500..=599, _) => later(why),
         _ => Verdict::Dead { why },
     }
+}
+
+/// True where the callee's own sidecar answered because its application was not reached: the same as a refused
+/// connection to the application itself.
+fn is_from_an_idle_sidecar(answer: &Answer) -> bool {
+    let said = answer
+        .headers
+        .get(REASON_HEADER)
+        .map(|word| word.as_bytes());
+    let unreached = [
+        Reason::ConnectFailed,
+        Reason::ConnectTimeout,
+        Reason::NoApp,
+        Reason::Draining,
+        Reason::Refused,
+    ];
+    said.is_some_and(|said| {
+        unreached
+            .iter()
+            .any(|reason| reason.word().as_bytes() == said)
+    })
 }
 
 /// Judges a call that got no whole answer.
@@ -163,6 +185,21 @@ mod tests {
             Verdict::Waits { .. } => "waits",
             Verdict::Dead { .. } => "dead",
         }
+    }
+
+    #[test]
+    fn a_sidecar_whose_application_is_down_burns_no_attempt() {
+        let meant = |reason| {
+            word(&of_answer(
+                &answer(503, &[(REASON_HEADER, reason)]),
+                false,
+                &[],
+            ))
+        };
+        assert_eq!(meant("connect_failed"), "waits");
+        assert_eq!(meant("draining"), "waits");
+        assert_eq!(meant("reset"), "later");
+        assert_eq!(word(&of_answer(&answer(503, &[]), false, &[])), "later");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod balance;
 mod breaker;
 mod commands;
 mod deferred;
+mod demo;
 mod dns;
 mod forward;
 mod hardening;

@@ -201,7 +201,6 @@ impl Cast {
             "upstreams": {
                 "payments": {
                     "endpoints": { "static": endpoints },
-                    "outlier": { "consecutiveFailures": 3 },
                 },
             },
         });
@@ -376,8 +375,9 @@ impl Cast {
 
     /// The id of the one dead letter.
     pub async fn dead_letter(&self) -> anyhow::Result<String> {
-        let letters: Value = serde_json::from_str(&self.weft(&["dlq", "ls", "--json"]).await?)?;
-        let id = letters.get(0).and_then(|letter| letter["id"].as_str());
+        let letters = self.weft(&["dlq", "ls", "--json"]).await?;
+        let letter: Value = serde_json::from_str(letters.lines().next().unwrap_or("null"))?;
+        let id = letter["id"].as_str();
         id.map(str::to_owned)
             .with_context(|| format!("no dead letter: {letters}"))
     }

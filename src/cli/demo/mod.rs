@@ -82,16 +82,15 @@ async fn forward(cast: &mut Cast) -> anyhow::Result<()> {
         answered.keys().eq([&200]),
         "a caller saw the failing replica: {answered:?}"
     );
-    let upstreams: Value = cast.admin_json("/upstreams").await?;
-    for endpoint in upstreams[0]["endpoints"].as_array().into_iter().flatten() {
-        say(&format!(
-            "  endpoint {} is {}",
-            endpoint["address"].as_str().unwrap_or("?"),
-            endpoint["state"]["is"]
-        ));
-    }
+    let metrics = cast.metrics().await?;
+    let retries = metrics
+        .lines()
+        .find(|line| line.starts_with("weft_retries_total{"))
+        .unwrap_or("no retry");
+    say(&format!("  {retries}"));
     say(
-        "The route retries 503 for POST (payments says that it may), elsewhere, within a budget; the replica is ejected.",
+        "The route retries 503 for POST (payments says that it may), at another replica and within a budget. Balancing \
+         takes a failure for a long latency and turns away; five in a row would eject the replica.",
     );
     cast.replica_recovers(1);
     Ok(())
@@ -127,9 +126,10 @@ async fn defer(cast: &mut Cast) -> anyhow::Result<()> {
         "{CALLS} calls answered 202 in {:?}, each on disk before its answer.",
         begun.elapsed()
     ));
-    let waiting: Value = cast.admin_json("/outbox").await?;
+    let outbox: Value = cast.admin_json("/outbox").await?;
     say(&format!(
-        "`weft outbox ls` would show them; GET /outbox says: {waiting}"
+        "GET /outbox says: {} events, {} bytes, ledger {}",
+        outbox["events"], outbox["bytes"], outbox["ledger"]
     ));
     say("payments comes back:");
     cast.start_payments().await?;
