@@ -68,9 +68,10 @@ impl Cluster {
                     ),
                 ));
             }
-            let now = members.borrow().clone();
-            self.follow(&now);
         }
+        // What the process knows, this worker may not have heard yet.
+        let now = members.borrow().clone();
+        self.follow(&now);
         self.choose(None, Instant::now())
             .ok_or_else(|| self.nowhere())
     }
