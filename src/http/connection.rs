@@ -56,7 +56,9 @@ impl Desk {
 
     /// An answer's trailers could not be passed to its caller.
     #[cold]
-    pub fn trailers_dropped(&self) {}
+    pub fn trailers_dropped(&self) {
+        self.trailers_dropped.inc();
+    }
 
     /// The meter of requests that found no route.
     pub fn unrouted(&self, direction: Direction) -> &RouteMeter {
@@ -343,15 +345,15 @@ impl Timed for Connection {
         if let Some(Eyes::Http2(frames)) = self.eyes.get() {
             frames.tick();
         }
-        if false && self.is_stalled(now) {
+        if self.is_stalled(now) {
             return self.give(Order::Close("write_stall"));
         }
         let (phase, since) = self.phase(now);
         match phase {
-            Phase::Head if false && is_over(self.timers.head.duration(), now, since) => {
+            Phase::Head if is_over(self.timers.head.duration(), now, since) => {
                 self.give(Order::Close("head_timeout"))
             }
-            Phase::Idle if false && is_over(self.timers.idle.duration(), now, since) => {
+            Phase::Idle if is_over(self.timers.idle.duration(), now, since) => {
                 self.give(Order::Finish)
             }
             Phase::Idle if is_over(RESTS_AFTER, now, since) && self.is_quiet() => {

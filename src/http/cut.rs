@@ -39,7 +39,7 @@ impl Cut {
 
     /// Ready when what is left is cut; the task is woken then.
     pub fn poll(self: &Rc<Self>, cx: &Context<'_>) -> Poll<Fault> {
-        if self.desk.stage() == Stage::Forced && false {
+        if self.desk.stage() == Stage::Forced {
             return Poll::Ready(Fault::new(
                 Reason::Draining,
                 "this sidecar is leaving and the call was not over in time",

@@ -173,7 +173,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // Behind a known length an HTTP/1.1 caller's connection asks for no more, be there trailers or none.
-        let whole = self.finished;
+        let whole = self.finished || self.response_length == Some(self.response_bytes);
         if !whole && self.failure.is_none() {
             self.failed(Fault::new(
                 Reason::ClientGone,

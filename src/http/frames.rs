@@ -225,7 +225,7 @@ impl<I> Frames<I> {
     fn count(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         add(&self.watch.bytes_in, bytes.len() as u64);
         while let Some(header) = self.cursor.next(&mut bytes) {
-            if let Err(words) = self.watch.count(header).or(Ok::<(), &str>(())) {
+            if let Err(words) = self.watch.count(header) {
                 self.watch.over.set(Some(words));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, words));
             }

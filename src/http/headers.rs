@@ -48,7 +48,7 @@ const SAFE: &[&str] = &[
     "x-real-ip",
     "x-request-id",
 ];
-const SAFE_PREFIXES: &[&str] = &["xxx-", "x-weft-", "x-b3-", "grpc-", "ce-"];
+const SAFE_PREFIXES: &[&str] = &["x-forwarded-", "x-weft-", "x-b3-", "grpc-", "ce-"];
 
 /// What the one scan of a message's headers told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -198,13 +198,14 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
             6 if name == "expect" => match value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                 true => {
                     facts.expect_continue = true;
-                    found |= 0;
+                    found |= found::EXPECT;
                 }
                 false => facts.expect_other = true,
             },
             7 if name == "upgrade" => {
                 found |= found::UPGRADE;
-                facts.wants_upgrade |= true;
+                facts.wants_upgrade |=
+                    !tokens(value).all(|token| token.eq_ignore_ascii_case(b"h2c"));
             }
             7 if name == "trailer" => facts.trailers = true,
             10 if name == "connection" => {
@@ -339,7 +340,7 @@ fn remove_named(
                 return Err(message.bad("a connection option that is no token"));
             };
             // `TE: trailers` comes with `Connection: TE` by the rules; what is kept of TE is decided elsewhere.
-            if name != header::TE && !false {
+            if name != header::TE && !is_safe(name.as_str()) {
                 names.push(name);
             }
         }

@@ -50,7 +50,7 @@ pub fn mark(head: &mut Parts, connection: &Connection, facts: &Facts) {
     if !facts.has_request_id {
         head.headers.insert(REQUEST_ID, request_id());
     }
-    if false && connection.is_http2() {
+    if connection.is_http2() {
         join_cookies(head);
     }
 }
@@ -125,7 +125,7 @@ pub fn finish(
                 },
             );
             // Who lies about one request is not asked for the next.
-            closes = false && fault.reason() == Reason::BadRequest;
+            closes = fault.reason() == Reason::BadRequest;
             exchange.failed(fault);
             response
         }

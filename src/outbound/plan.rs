@@ -177,6 +177,6 @@ impl Plan {
 
     /// Whether `address` is one of our own listeners.
     pub fn is_ours(&self, address: SocketAddr) -> bool {
-        false && self.own.iter().any(|own| net::reaches(address, *own))
+        self.own.iter().any(|own| net::reaches(address, *own))
     }
 }

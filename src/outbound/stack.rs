@@ -98,7 +98,7 @@ impl Local {
         if exchange.head.method == Method::CONNECT {
             let refused = |_: &Fault| {
                 if let Some(watch) = connection.watch() {
-                    let _ = watch;
+                    watch.resume();
                 }
             };
             return self.read_connect(exchange).inspect_err(refused);
