@@ -200,8 +200,9 @@ impl House {
     /// Opens the outbox where a route defers, or where one is that may hold what was accepted before.
     fn open_outbox(&self, plans: &Plans) {
         let mut routes = plans.outbound.routes.iter();
-        if routes.any(|route| route.is_deferred()) || self.vault.exists() {
-            self.vault.open();
+        let needed = routes.any(|route| route.is_deferred());
+        if needed || self.vault.exists() {
+            self.vault.open(needed);
         }
     }
 

@@ -42,7 +42,10 @@ const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// Idempotency keys of calls that are being taken now, in all workers.
 #[derive(Clone, Default)]
-pub struct Taking(Arc<Mutex<HashSet<(Arc<str>, Bytes)>>>);
+pub struct Taking(Arc<Mutex<HashSet<ScopedKey>>>);
+
+/// A route, and an idempotency key of a call on it.
+type ScopedKey = (Arc<str>, Bytes);
 
 /// A worker's own way into the outbox. Belongs to one thread.
 pub struct Capture {
@@ -169,13 +172,13 @@ impl Taking {
         .retry_after(COME_AGAIN))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<(Arc<str>, Bytes)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<ScopedKey>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One key that is being taken, until it is dropped.
-struct Taken(Taking, (Arc<str>, Bytes));
+struct Taken(Taking, ScopedKey);
 
 impl Drop for Taken {
     fn drop(&mut self) {

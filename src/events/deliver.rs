@@ -30,12 +30,14 @@ use crate::{
     fault::Fault,
     outbox::{
         Announcements, Courier, DeadReason, Event, Failure, LetterFilter, LetterState, News,
-        OutboxError, Outcome, Pending, Seq, Store, Wall, crash,
+        OutboxError, Outcome, Pending, Seq, State, Store, Wall, crash,
     },
 };
 
 /// How often a store that is held by another process is asked for.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// How often the count of dead letters is compared with the ledger.
+const COUNT_AGAIN: Duration = Duration::from_secs(2);
 /// Pending events read in one turn of the writer.
 const CHUNK: usize = 4096;
 /// Deaths alone in flight after which an event is not tried again.
@@ -104,12 +106,11 @@ impl<C: Callee> Delivery<C> {
                 self.session(store).await;
                 return;
             }
-            // Only a store that was tried is tried again.
             tokio::select! {
                 () = self.drain.reached(Stage::Draining) => return,
                 changed = access.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(ASK_AGAIN) => {
-                    if self.vault.is_wanted() && self.vault.open() == Opened::Yes {
+                    if self.vault.is_awaited() && self.vault.open(true) == Opened::Yes {
                         tracing::info!("the outbox is free: deferred calls are taken again");
                     }
                 }
@@ -129,7 +130,7 @@ impl<C: Callee> Delivery<C> {
             .collect();
         let ctx = Rc::new(Ctx {
             courier: store.courier(),
-            store,
+            store: store.clone(),
             callee: self.callee.clone(),
             metrics: self.metrics.clone(),
         });
@@ -143,10 +144,11 @@ impl<C: Callee> Delivery<C> {
             read: Seq::START,
             replays: HashSet::new(),
         };
-        let drain = self.drain.clone();
+        let (drain, metrics) = (self.drain.clone(), self.metrics.clone());
         tokio::select! {
             () = drain.reached(Stage::Draining) => {}
             () = self.deliver(&mut round, &mut news) => {}
+            () = follow_letters(&store, &metrics) => {}
         }
         tokio::select! {
             () = drain.reached(Stage::Forced) => {}
@@ -155,7 +157,7 @@ impl<C: Callee> Delivery<C> {
     }
 
     async fn deliver(&mut self, round: &mut Round<C>, news: &mut Announcements) {
-        round.count_letters().await;
+        count_letters(&round.ctx.store, &self.metrics).await;
         round.read_all().await;
         round.suspects().await;
         loop {
@@ -267,7 +269,10 @@ impl<C: Callee> Round<C> {
         for pending in batch {
             let known = match pending.replays {
                 0 => pending.seq <= self.read,
-                replays => self.replays.remove(&(pending.seq, replays)),
+                replays => {
+                    self.ctx.metrics.dead.remove(pending.seq);
+                    self.replays.remove(&(pending.seq, replays))
+                }
             };
             if !known {
                 self.take(pending);
@@ -283,27 +288,6 @@ impl<C: Callee> Round<C> {
         }
     }
 
-    /// Counts the dead letters that wait, once, in pages.
-    async fn count_letters(&self) {
-        let mut after = Seq::START;
-        while let Ok(page) = self
-            .ctx
-            .store
-            .letters(LetterFilter::default(), after, 1000)
-            .await
-            && let Some(last) = page.last()
-        {
-            after = last.id.seq();
-            let waiting = page
-                .iter()
-                .filter(|letter| letter.state == LetterState::Pending);
-            for letter in waiting {
-                let dead = &self.ctx.metrics.dead;
-                dead.add(&letter.route, letter.id.seq(), letter.last_failure);
-            }
-        }
-    }
-
     /// What was under way when a process died: one at a time, before all others.
     async fn suspects(&mut self) {
         for suspect in self.ctx.store.suspects().to_vec() {
@@ -314,7 +298,8 @@ impl<C: Callee> Round<C> {
                 continue;
             };
             if start.seq != suspect.seq {
-                self.lanes.put_back(lane, Duration::ZERO, Instant::now());
+                self.lanes
+                    .put_back(lane, Duration::ZERO, Instant::now(), Wall::now());
                 continue;
             }
             let landed = match suspect.alone {
@@ -381,9 +366,11 @@ impl<C: Callee> Round<C> {
         let now = Instant::now();
         match landed {
             Landed::Done { reached } => self.lanes.done(lane, reached, now, Wall::now()),
-            Landed::Later { attempts, wait } => self.lanes.later(lane, attempts, wait, now),
+            Landed::Later { attempts, wait } => {
+                self.lanes.later(lane, attempts, wait, now, Wall::now());
+            }
             Landed::Waits => self.lanes.waits(lane, now),
-            Landed::PutBack => self.lanes.put_back(lane, WRITE_AGAIN.1, now),
+            Landed::PutBack => self.lanes.put_back(lane, WRITE_AGAIN.1, now, Wall::now()),
         }
     }
 
@@ -540,6 +527,39 @@ impl<C: Callee> Ctx<C> {
     }
 }
 
+/// Counts the dead letters that wait, in pages.
+async fn count_letters(store: &Store, metrics: &Metrics) {
+    let mut after = Seq::START;
+    while let Ok(page) = store.letters(LetterFilter::default(), after, 1000).await
+        && let Some(last) = page.last()
+    {
+        after = last.id.seq();
+        for letter in &page {
+            if letter.state == LetterState::Pending {
+                let dead = &metrics.dead;
+                dead.add(&letter.route, letter.id.seq(), letter.last_failure);
+            }
+        }
+    }
+}
+
+/// What people decided about dead letters is told by the ledger alone: where it says otherwise, they are counted anew.
+async fn follow_letters(store: &Store, metrics: &Metrics) {
+    let waiting = || {
+        let ledger = store.figures().ledger;
+        let waits = |state: &State| matches!(state, State::Dead | State::Expired);
+        let counts = ledger.iter().filter(|(state, _)| waits(state));
+        counts.map(|(_, count)| *count).sum::<u64>()
+    };
+    loop {
+        tokio::time::sleep(COUNT_AGAIN).await;
+        if waiting() != metrics.dead.count() {
+            metrics.dead.clear();
+            count_letters(store, metrics).await;
+        }
+    }
+}
+
 fn failure(reason: DeadReason, attempts: u32, error: String) -> Failure {
     Failure {
         reason,
@@ -568,6 +588,10 @@ fn call(request: Request, event: &Event, attempt: u32) -> Call {
         headers.insert("ce-source", text(&request.source));
         headers.insert("ce-type", HeaderValue::from_static(kind));
         headers.insert("ce-specversion", HeaderValue::from_static("1.0"));
+    }
+    // After an edit: the event that this one took the place of.
+    if let Some(cause) = &event.cause {
+        headers.insert("ce-causationid", text(&cause.to_string()));
     }
     headers.insert("idempotency-key", id);
     headers.insert("x-weft-attempt", HeaderValue::from(attempt));

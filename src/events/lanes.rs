@@ -285,7 +285,7 @@ impl Lanes {
     /// The attempt failed: the event waits at its place.
     ///
     /// Where everything fails the upstream rests, and the attempts that showed it are given back.
-    pub fn later(&mut self, id: LaneId, attempts: u32, wait: Duration, now: Instant) {
+    pub fn later(&mut self, id: LaneId, attempts: u32, wait: Duration, now: Instant, wall: Wall) {
         let Some((group, probe)) = self.land(id) else {
             return;
         };
@@ -296,7 +296,7 @@ impl Lanes {
             lane.first.attempts = attempts;
         }
         let seq = lane.first.seq;
-        self.rest(id, now + wait);
+        self.rest(id, wait, now, wall);
         let group = &self.groups[group];
         let gate = &mut self.upstreams[group.upstream].gate;
         for (id, seq, failures) in gate.failed(id, seq, now, &group.rule.backoff) {
@@ -326,7 +326,7 @@ impl Lanes {
     }
 
     /// The event was not tried for a reason of ours; it waits.
-    pub fn put_back(&mut self, id: LaneId, wait: Duration, now: Instant) {
+    pub fn put_back(&mut self, id: LaneId, wait: Duration, now: Instant, wall: Wall) {
         let Some((group, probe)) = self.land(id) else {
             return;
         };
@@ -335,11 +335,7 @@ impl Lanes {
                 .gate
                 .unasked(now);
         }
-        self.rest(id, now + wait);
-    }
-
-    pub fn flying(&self) -> usize {
-        self.flying
+        self.rest(id, wait, now, wall);
     }
 
     /// Forgets all but what is under way: everything pending is read again.
@@ -417,12 +413,14 @@ impl Lanes {
         }
     }
 
-    fn rest(&mut self, id: LaneId, until: Instant) {
+    fn rest(&mut self, id: LaneId, wait: Duration, now: Instant, wall: Wall) {
         if let Some(lane) = self.lanes.get_mut(&id) {
             // The wait that was drawn counts, not the wall clock's.
             lane.first.due = Wall(0);
-            lane.place = Place::Resting(until);
-            self.timers.push(Reverse((until, id)));
+            lane.place = Place::Resting(now + wait);
+            let expiry = lane.first.expiry;
+            let left = expiry.map_or(wait, |expiry| expiry.since(wall).min(wait));
+            self.timers.push(Reverse((now + left, id)));
         }
     }
 

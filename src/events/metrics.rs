@@ -78,7 +78,15 @@ impl Metrics {
         })
     }
 
+    /// The counter of a deferred route; its other metrics begin at zero.
     pub(super) fn captured(&self, route: &str) -> IntCounter {
+        for outcome in ["done", "later", "waiting", "dead"] {
+            self.delivered.with_label_values(&[route, outcome]);
+        }
+        for reason in DeadReason::ALL {
+            self.added.with_label_values(&[route, reason.word()]);
+        }
+        self.dead.route(route);
         self.captured.with_label_values(&[route])
     }
 
@@ -92,10 +100,13 @@ impl Metrics {
     }
 }
 
+/// Since when letters wait, by route.
+type Letters = HashMap<Arc<str>, HashMap<Seq, Wall>>;
+
 /// Dead letters that wait for a person, counted when somebody asks.
 #[derive(Clone)]
 pub(super) struct DeadLetters {
-    since: Arc<Mutex<HashMap<Arc<str>, HashMap<Seq, Wall>>>>,
+    since: Arc<Mutex<Letters>>,
     count: IntGaugeVec,
     oldest: GaugeVec,
     average: GaugeVec,
@@ -132,7 +143,23 @@ impl DeadLetters {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, HashMap<Seq, Wall>>> {
+    pub(super) fn count(&self) -> u64 {
+        self.lock()
+            .values()
+            .map(|letters| letters.len() as u64)
+            .sum()
+    }
+
+    /// Routes stay: what was counted once is zero now.
+    pub(super) fn clear(&self) {
+        self.lock().values_mut().for_each(HashMap::clear);
+    }
+
+    fn route(&self, route: &str) {
+        self.lock().entry(route.into()).or_default();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Letters> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -32,8 +32,8 @@ struct Inner {
     options: Options,
     metrics: outbox::Metrics,
     access: watch::Sender<Access>,
-    /// Somebody asked for it.
-    wanted: AtomicBool,
+    /// It was not free when it was asked for: asking again may help.
+    awaited: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -59,7 +59,7 @@ impl Vault {
             options,
             metrics,
             access: watch::Sender::new(Access::Shut("the outbox is not open yet".into())),
-            wanted: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }))
     }
@@ -80,20 +80,21 @@ impl Vault {
         std::fs::read_dir(&self.0.path).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// True where opening was tried: it is needed.
-    pub fn is_wanted(&self) -> bool {
-        self.0.wanted.load(Ordering::Acquire)
+    /// True where opening failed in a way that may pass.
+    pub fn is_awaited(&self) -> bool {
+        self.0.awaited.load(Ordering::Acquire)
     }
 
     /// Opens the store if it is not open. Blocks while its log is read.
-    pub fn open(&self) -> Opened {
+    ///
+    /// `needed`: a route defers, so that not having it is an error.
+    pub fn open(&self, needed: bool) -> Opened {
         if matches!(*self.0.access.borrow(), Access::Open(_)) {
             return Opened::Yes;
         }
         if self.0.closed.load(Ordering::Acquire) {
             return Opened::Never;
         }
-        self.0.wanted.store(true, Ordering::Release);
         match Store::open(&self.0.path, &self.0.options, self.0.metrics.clone()) {
             Ok(store) => {
                 let figures = store.figures();
@@ -109,15 +110,25 @@ impl Vault {
                     Access::Open(_) => true,
                 };
                 if news {
-                    tracing::error!(%error, "deferred calls are refused with 503 store_unavailable");
+                    match needed {
+                        true => {
+                            tracing::error!(%error, "deferred calls are refused with 503 store_unavailable")
+                        }
+                        false => {
+                            tracing::warn!(%error, "what an outbox holds from before is not delivered")
+                        }
+                    }
                     self.0.access.send_replace(Access::Shut(words));
                 }
-                match error {
+                let opened = match error {
                     OpenError::Held { .. } | OpenError::Io { .. } | OpenError::Sql { .. } => {
                         Opened::NotYet
                     }
                     _ => Opened::Never,
-                }
+                };
+                let again = opened == Opened::NotYet;
+                self.0.awaited.store(again, Ordering::Release);
+                opened
             }
         }
     }

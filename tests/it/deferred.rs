@@ -662,3 +662,53 @@ fn a_stop_burns_no_attempt_and_the_next_process_goes_on() {
     wait_for_state(&weft, &id, "delivered");
     assert_eq!(origin.requests()[1].header("x-weft-attempt"), Some("1"));
 }
+
+#[test]
+fn a_dead_letter_is_edited_replayed_or_given_up_by_a_person() {
+    let origin = Origin::answering(|seen| match seen.text().as_str() {
+        "good" => Reply::ok(""),
+        _ => Reply::status(400).body("cannot read this"),
+    });
+    let weft = Weft::start(&yaml(&origin.address(), QUICK));
+    let ids: Vec<String> = ["edit", "replay", "discard"]
+        .iter()
+        .map(|body| accepted(&defer(&weft, body, body)))
+        .collect();
+    for id in &ids {
+        wait_for_state(&weft, id, "dead_lettered");
+    }
+    weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 3.0);
+    let told = weft
+        .admin_get(&format!("/deadletters/{}", ids[0]))
+        .to_string();
+    assert!(told.contains("cannot read this"), "{told}");
+
+    let edited = weft.admin_post(
+        &format!("/deadletters/{}/edit", ids[0]),
+        r#"{"body":"good"}"#,
+    );
+    assert_eq!(edited.status, 200, "{}", edited.text());
+    let fresh = edited.json()["id"].as_str().unwrap().to_owned();
+    assert_ne!(fresh, ids[0]);
+    wait_for_state(&weft, &fresh, "delivered");
+    let last = origin.requests().pop().unwrap();
+    assert_eq!(last.header("ce-causationid"), Some(ids[0].as_str()));
+
+    origin.answer(|_| Reply::ok(""));
+    assert_eq!(
+        weft.admin_post(&format!("/deadletters/{}/replay", ids[1]), "")
+            .status,
+        200
+    );
+    wait_for_state(&weft, &ids[1], "delivered");
+    assert_eq!(
+        weft.admin_post(&format!("/deadletters/{}/discard", ids[2]), "")
+            .status,
+        200
+    );
+    assert_eq!(
+        wait_for_state(&weft, &ids[2], "discarded")["reason"],
+        "rejected"
+    );
+    weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 0.0);
+}

@@ -94,7 +94,9 @@ fn a_retry_is_not_overtaken_and_holds_nobody_else() {
         bench.admit(number, key, "a");
     }
     let first = bench.next().unwrap();
-    bench.lanes.later(first.lane, 1, SECOND, bench.now);
+    bench
+        .lanes
+        .later(first.lane, 1, SECOND, bench.now, bench.wall);
     assert_eq!(bench.seqs(), [3, 4]);
     bench.pass(SECOND / 2);
     assert!(bench.next().is_none());
@@ -134,12 +136,16 @@ fn where_everything_fails_attempts_are_given_back() {
     }
     let starts: Vec<Start> = std::iter::from_fn(|| bench.next()).collect();
     for start in &starts {
-        bench.lanes.later(start.lane, 1, Duration::ZERO, bench.now);
+        bench
+            .lanes
+            .later(start.lane, 1, Duration::ZERO, bench.now, bench.wall);
     }
     bench.pass(SECOND);
     let probe = bench.next().unwrap();
     assert_eq!((probe.probe, probe.attempts), (true, 0));
-    bench.lanes.later(probe.lane, 0, Duration::ZERO, bench.now);
+    bench
+        .lanes
+        .later(probe.lane, 0, Duration::ZERO, bench.now, bench.wall);
     assert!(bench.next().is_none(), "it rests again");
 }
 
@@ -150,9 +156,13 @@ fn one_event_that_fails_alone_burns_its_attempts() {
     for attempts in 0..4 {
         let start = bench.next().unwrap();
         assert_eq!((start.attempts, start.probe), (attempts, false));
-        bench
-            .lanes
-            .later(start.lane, attempts + 1, Duration::ZERO, bench.now);
+        bench.lanes.later(
+            start.lane,
+            attempts + 1,
+            Duration::ZERO,
+            bench.now,
+            bench.wall,
+        );
         bench.pass(SECOND);
     }
 }
