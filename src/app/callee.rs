@@ -25,7 +25,6 @@ const READ: usize = 64 * 1024;
 /// The delivery thread, as the house holds it.
 pub struct Deliverer {
     plans: mpsc::UnboundedSender<Arc<Plan>>,
-    rules: watch::Sender<Rules>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -43,7 +42,6 @@ impl Deliverer {
     pub fn start(start: Start) -> std::io::Result<Self> {
         // Unbounded, but only reloads write.
         let (plans, mailbox) = mpsc::unbounded_channel();
-        let (rules, followed) = watch::channel(rules(&start.plan));
         let thread = std::thread::Builder::new()
             .name("weft-delivery".to_owned())
             .spawn(move || {
@@ -51,13 +49,12 @@ impl Deliverer {
                     .enable_all()
                     .build_local(LocalOptions::default());
                 match runtime {
-                    Ok(runtime) => runtime.block_on(deliver(start, mailbox, followed)),
+                    Ok(runtime) => runtime.block_on(deliver(start, mailbox)),
                     Err(error) => tracing::error!(%error, "nothing can be delivered"),
                 }
             })?;
         Ok(Deliverer {
             plans,
-            rules,
             thread: Some(thread),
         })
     }
@@ -66,7 +63,6 @@ impl Deliverer {
     pub fn follow(&self, plan: &Arc<Plan>) {
         // Lost where the thread has ended: then nothing is delivered any more.
         let _ = self.plans.send(plan.clone());
-        self.rules.send_replace(rules(plan));
     }
 
     /// Waits for the thread; the drain must have been forced or empty.
@@ -85,11 +81,8 @@ fn rules(plan: &Plan) -> Rules {
     deferred.collect()
 }
 
-async fn deliver(
-    start: Start,
-    mut plans: mpsc::UnboundedReceiver<Arc<Plan>>,
-    rules: watch::Receiver<Rules>,
-) {
+async fn deliver(start: Start, mut plans: mpsc::UnboundedReceiver<Arc<Plan>>) {
+    let (follows, followed) = watch::channel(rules(&start.plan));
     let tick = Tick::new();
     let local = Local::new(start.plan, None, &tick, &start.interim);
     let callees = Rc::new(Callees {
@@ -99,7 +92,7 @@ async fn deliver(
     let delivery = Delivery {
         vault: start.vault,
         callee: callees.clone(),
-        rules,
+        rules: followed,
         metrics: start.metrics,
         parked: start.parked,
         drain: start.drain,
@@ -107,8 +100,11 @@ async fn deliver(
     let follow = async {
         while let Some(plan) = plans.recv().await {
             let before = callees.local.borrow().clone();
+            let rules = rules(&plan);
             let local = Local::new(plan, Some(&before), &tick, &start.interim);
             *callees.local.borrow_mut() = local;
+            // Only now: whoever hears of the rules asks who is known.
+            follows.send_replace(rules);
         }
         std::future::pending::<()>().await
     };
