@@ -242,6 +242,33 @@ fn what_two_readers_could_read_two_ways_ends_here() {
     }
 }
 
+#[test]
+fn inbound_is_as_strict() {
+    let app = RawOrigin::answering(OK);
+    let weft = Weft::start(&format!(
+        "
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{}\" }}",
+        app.address()
+    ));
+    let mut client = RawClient::connect(&weft.inbound());
+    client.send(format!(
+        "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{NEXT}"
+    ));
+    assert_eq!(client.answer().reason(), Some("bad_request"));
+    assert!(client.is_closed_by_peer());
+    assert_eq!(app.connections(), 0);
+    Call::get("/")
+        .host("orders")
+        .header("connection", "authorization, x-hop")
+        .header("authorization", "mine")
+        .header("x-hop", "1")
+        .header("x-forwarded-client-cert", "forged")
+        .send(&weft.inbound());
+    let got = app.text(0);
+    assert!(got.contains("\r\nauthorization: mine\r\n"), "{got}");
+    assert!(!got.contains("x-hop") && !got.contains("forged"), "{got}");
+}
+
 /// The head of such a request has passed by then: the body's error must not leave the next request behind it.
 #[test]
 fn chunks_that_two_readers_could_read_two_ways_end_here() {

@@ -418,29 +418,27 @@ fn nghttpd_with_ten_streams_serves_a_hundred_at_once() {
 
 // The end of the grace
 
-#[test]
-fn grpc_streams_are_told_unavailable_when_the_grace_is_over() {
-    let (listener, address) = listener();
+/// A call that has begun to answer and one that has not, when the grace of `yaml`'s sidecar is over.
+fn told_unavailable(yaml: &str, listener: &TcpListener, door: fn(&Weft) -> String) {
     let mut weft = Weft::start(&format!(
-        "
-         upstreams: {{ payments: {{ endpoints: {{ static: [\"{address}\"] }} }} }}
+        "{yaml}
          shutdown: {{ lameDuck: 10ms, grace: 200ms }}"
     ));
-    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    let mut client = H2Peer::connect(&door(&weft), &[]);
     client.ask_grpc(1, "payments", &[], b"stream");
-    let mut origin = H2Peer::accept(&listener, &[]);
+    let mut origin = H2Peer::accept(listener, &[]);
     let (stream, _, _) = origin.read_headers();
     let begin = [(":status", "200"), ("content-type", "application/grpc")];
     origin.send(&Frame::headers(stream, &begin, false));
     origin.send(&Frame::data(stream, grpc_message(b"one"), false));
     client.read_headers();
     client.read_kind(kind::DATA);
-    // A second one has no answer yet.
     client.ask_grpc(3, "payments", &[], b"unary");
     origin.read_headers();
     weft.term();
     let mut told = [client.read_headers(), client.read_headers()];
     told.sort_by_key(|(stream, _, _)| *stream);
+    assert_eq!([told[0].0, told[1].0], [1, 3]);
     for (stream, fields, end) in &told {
         assert_eq!(
             (grpc_status(fields), *end),
@@ -449,6 +447,49 @@ fn grpc_streams_are_told_unavailable_when_the_grace_is_over() {
         );
     }
     assert!(weft.wait_for_exit().success());
+}
+
+#[test]
+fn grpc_streams_are_told_unavailable_when_the_grace_is_over() {
+    let (listener, address) = listener();
+    let yaml = format!(
+        "
+         upstreams: {{ payments: {{ endpoints: {{ static: [\"{address}\"] }} }} }}"
+    );
+    told_unavailable(&yaml, &listener, Weft::outbound);
+}
+
+#[test]
+fn inbound_grpc_streams_are_told_unavailable_as_well() {
+    let (listener, address) = listener();
+    let yaml = format!(
+        "
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{address}\" }}"
+    );
+    told_unavailable(&yaml, &listener, Weft::inbound);
+}
+
+#[test]
+fn an_inbound_grpc_call_ends_at_its_deadline_which_shrinks() {
+    let (listener, address) = listener();
+    let weft = Weft::start(&format!(
+        "
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{address}\" }}"
+    ));
+    let mut client = H2Peer::connect(&weft.inbound(), &[]);
+    client.ask_grpc(1, "orders", &[("grpc-timeout", "400m")], b"slow");
+    let mut app = H2Peer::accept(&listener, &[]);
+    let (stream, seen, _) = app.read_headers();
+    let left = field(&seen, "grpc-timeout").expect("a deadline");
+    let (digits, unit) = left.split_at(left.len() - 1);
+    let nanos = digits.parse::<u64>().unwrap()
+        * [("m", 1_000_000), ("u", 1_000), ("n", 1)]
+            .into_iter()
+            .find_map(|(name, scale)| (name == unit).then_some(scale))
+            .unwrap_or_else(|| panic!("{left}"));
+    assert!(nanos < 400_000_000, "{left}");
+    assert_eq!(grpc_status(&client.read_headers().1), Some(4));
+    assert_eq!(app.read_kind(kind::RST_STREAM).stream, stream);
 }
 
 #[test]
