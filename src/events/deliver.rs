@@ -410,6 +410,7 @@ impl<C: Callee> Ctx<C> {
         let call = call(request, &event, start.attempts + 1);
         crash::point("before-delivery");
         let ticket = self.store.flight().depart(start.seq);
+        crash::point("in-flight");
         let began = Instant::now();
         let tried = self.callee.call(&start.upstream, call);
         let answered = tokio::time::timeout(start.rule.timeout, tried).await;

@@ -712,3 +712,24 @@ fn a_dead_letter_is_edited_replayed_or_given_up_by_a_person() {
     );
     weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 0.0);
 }
+
+#[test]
+fn what_kills_the_sidecar_three_times_alone_is_a_dead_letter() {
+    let origin = Origin::start();
+    let armed = [("WEFT_CRASH_AT", "in-flight")];
+    let mut weft = Weft::start_with(&yaml(&origin.address(), QUICK), &armed);
+    let call = Call::post("/", "x").host("email").header("x-key", "k");
+    let _ = call.try_send(&weft.outbound());
+    weft.wait_until_gone();
+    for _ in 0..2 {
+        // It may die before it is ready.
+        if weft.launch().is_ok() {
+            weft.wait_until_gone();
+        }
+    }
+    weft.restart();
+    weft.wait_for_metric("weft_dead_letters_added_total{reason=\"crash\"}", |n| {
+        n == 1.0
+    });
+    assert_eq!(origin.count(), 0);
+}

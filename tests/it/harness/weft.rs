@@ -342,6 +342,15 @@ impl Weft {
         wait_for("the exit", || self.exited())
     }
 
+    /// Waits until it has ended by itself; [`Weft::launch`] may follow.
+    #[track_caller]
+    pub fn wait_until_gone(&mut self) {
+        self.wait_for_exit();
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
     /// SIGKILL, as the kernel's out-of-memory killer would. The folder stays.
     pub fn kill9(&mut self) {
         let mut process = self.process.take().expect("it runs");
