@@ -33,7 +33,7 @@ enum Verb {
         /// Those as well that were decided already.
         #[arg(long)]
         all: bool,
-        /// As JSON, one a line.
+        /// As JSON: a list.
         #[arg(long)]
         json: bool,
     },
@@ -131,8 +131,7 @@ async fn act(verb: Verb, place: &Place) -> anyhow::Result<ExitCode> {
         Verb::Ls { filter, all, json } => {
             let letters = collect(place, &filter, all).await?;
             if json {
-                let lines = letters.iter().map(|letter| format!("{letter}\n"));
-                return print(&lines.collect::<String>());
+                return print(&format!("{:#}\n", Value::Array(letters)));
             }
             print(&list(&letters))
         }

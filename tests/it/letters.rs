@@ -86,6 +86,8 @@ fn a_dead_letter_is_listed_and_shown_without_its_secrets() {
     );
     assert!(list.contains(&id) && list.contains("rejected"), "{list}");
     assert!(!printed(&weft, &["dlq", "ls", "--key", "8"]).contains(&id));
+    let listed: Value = serde_json::from_str(&printed(&weft, &["dlq", "ls", "--json"])).unwrap();
+    assert_eq!(listed[0]["id"], id);
     let shown = printed(&weft, &["dlq", "show", &id]);
     assert!(!shown.contains("s3cret"), "{shown}");
     let shown: Value = serde_json::from_str(&shown).unwrap();
