@@ -376,8 +376,8 @@ impl Cast {
     /// The id of the one dead letter.
     pub async fn dead_letter(&self) -> anyhow::Result<String> {
         let letters = self.weft(&["dlq", "ls", "--json"]).await?;
-        let letter: Value = serde_json::from_str(letters.lines().next().unwrap_or("null"))?;
-        let id = letter["id"].as_str();
+        let listed: Value = serde_json::from_str(&letters)?;
+        let id = listed[0]["id"].as_str();
         id.map(str::to_owned)
             .with_context(|| format!("no dead letter: {letters}"))
     }
