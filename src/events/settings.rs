@@ -47,7 +47,7 @@ pub struct DeliverSettings {
     pub attempts: u32,
     /// One try.
     pub timeout: Time,
-    /// Deliveries of this route under way at once; within a key always one.
+    /// Deliveries of this route to one upstream under way at once; within a key always one.
     #[schemars(range(min = 1))]
     pub concurrency: u32,
     /// The wait before a next try.
