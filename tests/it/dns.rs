@@ -18,7 +18,9 @@ use hickory_resolver::proto::{
     rr::{Name, RData, Record, RecordType, rdata::SOA},
 };
 
-use crate::harness::{Answer, Call, DEADLINE, Origin, RawClient, Reply, Weft, wait_until};
+use crate::harness::{
+    Answer, Call, DEADLINE, Origin, RawClient, Reply, Weft, wait_for, wait_until,
+};
 
 /// What the server says to a question.
 #[derive(Clone)]
@@ -374,8 +376,9 @@ fn a_name_that_is_gone_three_times_has_no_endpoint() {
         assert_eq!(answer.status, 200, "one wrong word took the address away");
     }
     weft.wait_for_metric(none, |times| times >= 3.0);
-    wait_until("the endpoint to go", || get(&weft).status == 503);
-    let answer = get(&weft);
+    let answer = wait_for("the endpoint to go", || {
+        Some(get(&weft)).filter(|answer| answer.status == 503)
+    });
     assert_eq!(answer.reason(), Some("no_endpoint"));
     assert_eq!(
         answer.text().trim_end(),

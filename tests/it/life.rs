@@ -668,6 +668,8 @@ fn want_of_file_descriptors_is_said_rested_on_and_survived() {
         .collect();
     let line = weft.wait_for_log("cannot accept connections");
     assert!(line.contains("Too many open files"), "{line}");
+    // Long enough to tell a rest from a busy loop.
+    wait_until("the window to pass", || begun.elapsed().as_millis() > 400);
     drop(held);
     let raised = Rlimit {
         current: before.maximum,
