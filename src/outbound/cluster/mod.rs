@@ -279,11 +279,6 @@ impl Cluster {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made and taken apart in one poll; a box would cost every answer an allocation"
-)]
-
 async fn follow_members(cluster: Weak<Cluster>, mut members: watch::Receiver<Members>) {
     while members.changed().await.is_ok() {
         let Some(cluster) = cluster.upgrade() else {
