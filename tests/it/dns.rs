@@ -36,6 +36,9 @@ fn these(addresses: &[&str]) -> Say {
     Say::Addresses(addresses.iter().map(|ip| ip.parse().unwrap()).collect())
 }
 
+/// A question and who asked it.
+type Question = (Vec<u8>, SocketAddr);
+
 /// A name server on a port of loopback, UDP and TCP, and the sidecar's files that name it.
 struct Names {
     facts: Arc<Facts>,
@@ -50,7 +53,7 @@ struct Facts {
     said: Mutex<HashMap<String, (u32, Say)>>,
     asked: Mutex<HashMap<String, usize>>,
     /// Questions wait here while the server is held.
-    held: Mutex<Option<Vec<(Vec<u8>, SocketAddr)>>>,
+    held: Mutex<Option<Vec<Question>>>,
     stop: AtomicBool,
 }
 
