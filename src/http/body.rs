@@ -157,10 +157,6 @@ pub struct Body {
     exchange: Option<Box<Exchange>>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every body is the large one; a box would cost each an allocation"
-)]
 pub(super) enum Kind {
     Empty,
     Whole(Bytes),
