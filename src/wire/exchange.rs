@@ -279,6 +279,10 @@ where
     }
 
     /// Keeps the connection if both sides are through with it, else closes it.
+    #[expect(
+        clippy::boxed_local,
+        reason = "moved as a pointer; by value it would be copied"
+    )]
     pub(super) fn finish(mut self: Box<Self>, cx: &mut Context<'_>) {
         // The request may be over without having said so. What is left of it otherwise is nobody's business any more.
         let sent = self.send(cx).is_ok() && matches!(self.sending, Sending::Sent);
@@ -287,6 +291,10 @@ where
         }
     }
 
+    #[expect(
+        clippy::boxed_local,
+        reason = "moved as a pointer; by value it would be copied"
+    )]
     pub(super) fn fail(self: Box<Self>, error: Error<B::Error>) -> Failure<B> {
         Failure {
             error,

@@ -98,11 +98,7 @@ impl Head {
         let (name, value) = field.read(text)?;
         // Told by length first: most names are none of the three.
         match field.name_length {
-            10 if name == header::CONNECTION => {
-                if self.connection(value.as_bytes()) {
-                    return Ok(());
-                }
-            }
+            10 if name == header::CONNECTION && self.connection(value.as_bytes()) => return Ok(()),
             14 if name == header::CONTENT_LENGTH => {
                 let length = decimal(value.as_bytes())?;
                 match self.length {
