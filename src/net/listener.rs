@@ -59,7 +59,7 @@ impl Listener {
     /// Binds `workers` sockets to one address; port 0 takes a free port, the same for all.
     ///
     /// `SO_REUSEPORT` would let us share a port with a stranger of the same user, and take half of its
-    /// connections; so the port is first bound without it, which fails if anyone is there.
+    /// connections; so the port is first bound without it, which fails if anyone listens there.
     pub fn bind(address: SocketAddr, workers: usize, family: Family) -> Result<Self, BindError> {
         let fail = |cause| BindError::new(address, cause);
         let claim = socket(address, family, false).map_err(fail)?;
@@ -102,10 +102,6 @@ fn socket(address: SocketAddr, family: Family, shared: bool) -> io::Result<Socke
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    if !shared {
-        // With SO_REUSEADDR a bind alone succeeds beside a listener; only listening tells.
-        socket.listen(1)?;
-    }
     Ok(socket)
 }
 
