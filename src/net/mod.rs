@@ -1,15 +1,19 @@
-//! Sockets: listen, accept, dial.
+//! Sockets: listen, accept, for whom, which protocol, dial, copy bytes.
 //!
 //! Every worker has a socket of its own on each address (`SO_REUSEPORT`); what leaves has keep-alive and
 //! `TCP_USER_TIMEOUT`, so that a dead peer is noticed in 30 s at most.
 
+pub mod client_hello;
+pub mod detect;
 mod dial;
 mod listener;
+mod original_dst;
 mod relay;
 
 pub use dial::{Stream, dial};
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
-pub use relay::Tunnel;
+pub use original_dst::original_dst;
+pub use relay::{Broken, Count, Early, Side, Tally, Tunnel, relay};
 
 use std::net::{IpAddr, SocketAddr};
 
