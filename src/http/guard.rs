@@ -30,8 +30,11 @@ use super::{
 };
 use crate::fault::Reason;
 
-/// What hyper reads in place of a head that breaks the rules: the one HTTP/1.1 head without a `Host`.
-const STAND_IN: &[u8] = b"GET /.weft/violation HTTP/1.1\r\nconnection: close\r\n\r\n";
+/// How the head begins that hyper reads in place of one that breaks the rules: the only HTTP/1.1 head without a `Host`.
+const STAND_IN: &[u8] = b"GET /.weft/violation HTTP/1.1\r\nconnection: close\r\n";
+/// What a stand-in takes over: the fields by which a refused call is found again in logs, up to this length each.
+const KEPT: [&str; 2] = ["traceparent", "x-request-id"];
+const KEPT_LENGTH: usize = 128;
 /// So many bytes are held after `CONNECT` before it is decided; then no more is read.
 const MAX_HELD: usize = 16 << 10;
 /// What a client still sends after our last answer is read, so that the answer is not lost to a reset: so much,
@@ -48,8 +51,8 @@ enum Inbound {
     /// After `CONNECT`, until the service has decided.
     Held,
     Tunnel,
-    /// The stand-in is to be given to hyper.
-    Violated,
+    /// This stand-in is to be given to hyper.
+    Violated(BytesMut),
     /// The body's error is to be given to hyper.
     Broken(&'static str),
     /// All was said; whatever comes is thrown away.
@@ -141,7 +144,7 @@ impl<I> Guard<I> {
                         Step::Bad(violation) => {
                             watch.violation.set(Some(violation));
                             watch.phase.set(Phase::Broken);
-                            self.inbound = Inbound::Violated;
+                            self.inbound = Inbound::Violated(stand_in(rest));
                             return at;
                         }
                     }
@@ -183,7 +186,7 @@ impl<I> Guard<I> {
                     return at;
                 }
                 Inbound::Tunnel => return bytes.len(),
-                Inbound::Violated | Inbound::Broken(_) | Inbound::Deaf => return at,
+                Inbound::Violated(_) | Inbound::Broken(_) | Inbound::Deaf => return at,
             }
         }
     }
@@ -203,7 +206,7 @@ impl<I> Guard<I> {
     fn is_over(&self) -> bool {
         matches!(
             self.inbound,
-            Inbound::Violated | Inbound::Broken(_) | Inbound::Deaf
+            Inbound::Violated(_) | Inbound::Broken(_) | Inbound::Deaf
         )
     }
 
@@ -243,21 +246,47 @@ impl<I> Guard<I> {
             }
             return Some(Ok(()));
         }
-        match self.inbound {
-            Inbound::Violated => {
+        match &mut self.inbound {
+            Inbound::Violated(stand_in) => {
                 // hyper reads into at least 8 KiB at a head's begin.
-                self.held = BytesMut::from(STAND_IN);
-                self.clear = STAND_IN.len();
+                self.held = std::mem::take(stand_in);
+                self.clear = self.held.len();
                 self.inbound = Inbound::Deaf;
                 self.give(buf)
             }
             Inbound::Broken(words) => {
+                let words = *words;
                 self.inbound = Inbound::Deaf;
                 Some(Err(io::Error::new(io::ErrorKind::InvalidData, words)))
             }
             _ => None,
         }
     }
+}
+
+/// What hyper reads in place of this head.
+#[cold]
+fn stand_in(head: &[u8]) -> BytesMut {
+    let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let fields = lines.by_ref().skip(1).take_while(|line| !line.is_empty());
+    let mut missing = KEPT.to_vec();
+    let mut whole = BytesMut::from(STAND_IN);
+    for field in fields {
+        let Some(colon) = field.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
+        let plain = value.len() <= KEPT_LENGTH && value.iter().all(u8::is_ascii_graphic);
+        let kept = |kept: &&str| kept.as_bytes().eq_ignore_ascii_case(name);
+        if let Some(at) = missing.iter().position(kept).filter(|_| plain) {
+            let name = missing.swap_remove(at);
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                whole.extend_from_slice(part);
+            }
+        }
+    }
+    whole.extend_from_slice(b"\r\n");
+    whole
 }
 
 impl<I: AsyncRead + Unpin> Guard<I> {

@@ -16,14 +16,14 @@ use super::{
     exchange::Exchange,
     headers::{self, Facts},
     respond::{self, Reader},
-    target::Target,
+    target::{Form, Target},
 };
 use crate::{
     drain::Stage,
     fault::{Fault, Reason},
 };
 
-/// Takes a request's head over from its caller: the guard's verdict, then hygiene.
+/// Takes a request's head over from its caller: the guard's verdict, then hygiene; from here on it has an id.
 ///
 /// CONNECT is left to the caller of this; upgrades and unknown expectations are refused here.
 pub fn receive(exchange: &mut Exchange) -> Result<Facts, Fault> {
@@ -39,21 +39,17 @@ pub fn receive(exchange: &mut Exchange) -> Result<Facts, Fault> {
     if facts.is_grpc {
         exchange.grpc = true;
     }
-    check_wishes(&exchange.connection, &facts)?;
-    Ok(facts)
-}
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// What every request carries on: an id, and its cookies in one field.
-pub fn mark(head: &mut Parts, connection: &Connection, facts: &Facts) {
     if !facts.has_request_id {
         head.headers.insert(REQUEST_ID, request_id());
     }
     if connection.is_http2() {
         join_cookies(head);
     }
+    check_wishes(&exchange.connection, &facts)?;
+    Ok(facts)
 }
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Refuses what cannot be had: protocol switches, and expectations that are none.
 fn check_wishes(connection: &Connection, facts: &Facts) -> Result<(), Fault> {
@@ -99,12 +95,41 @@ pub async fn in_time(
     }
 }
 
+/// The path to write in place of the one that came: where it was not in its plain form, or absolute.
+pub fn rewritten(target: &Target<'_>) -> Option<String> {
+    let absolute = || (target.form == Form::Absolute).then(|| origin_form(target));
+    target.rewritten().or_else(absolute)
+}
+
 /// Path and query, without scheme and authority.
-pub fn origin_form(target: &Target<'_>) -> String {
+fn origin_form(target: &Target<'_>) -> String {
     match target.query {
         Some(query) => format!("{}?{query}", target.path),
         None => target.path.clone().into_owned(),
     }
+}
+
+/// A `Host` to forward.
+pub fn host(text: &str) -> Result<HeaderValue, Fault> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Fault::new(Reason::BadRequest, "the request's host cannot be read"))
+}
+
+/// Writes into the head what is forwarded in place of what came.
+pub fn readdress(
+    head: &mut Parts,
+    path: Option<String>,
+    host: Option<HeaderValue>,
+) -> Result<(), Fault> {
+    if let Some(path) = path {
+        head.uri = path
+            .parse()
+            .map_err(|_| Fault::new(Reason::BadRequest, "the request's path cannot be read"))?;
+    }
+    if let Some(host) = host {
+        head.headers.insert(header::HOST, host);
+    }
+    Ok(())
 }
 
 /// The last step: what goes back to the caller, and the record that goes with it.
@@ -126,6 +151,9 @@ pub fn finish(
             );
             // Who lies about one request is not asked for the next.
             closes = fault.reason() == Reason::BadRequest;
+            let headers = &mut exchange.head.headers;
+            // Refused before `receive` was through with it.
+            headers.entry(REQUEST_ID).or_insert_with(request_id);
             exchange.failed(fault);
             response
         }
@@ -147,7 +175,7 @@ pub fn finish(
 }
 
 /// HTTP/2 may send a cookie in pieces; HTTP/1.1 knows one field (RFC 9113 §8.2.3).
-fn join_cookies(head: &mut http::request::Parts) {
+fn join_cookies(head: &mut Parts) {
     if head.headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }

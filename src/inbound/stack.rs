@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc};
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::{Local, Protocol, Way};
@@ -60,7 +60,7 @@ impl Handler for Stack {
 
 fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault> {
     let connection = exchange.connection.clone();
-    let facts = passage::receive(exchange)?;
+    passage::receive(exchange)?;
     let head = &mut exchange.head;
     if head.method == Method::CONNECT {
         if let Some(watch) = connection.watch() {
@@ -71,37 +71,21 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
             "CONNECT is not for callers of the application",
         ));
     }
-    let (authority, rewritten) = {
+    let (host, path) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
         let absolute = target.form == target::Form::Absolute;
-        let authority =
-            (absolute || connection.is_http2()).then(|| target.authority().into_owned());
-        (
-            authority,
-            target
-                .rewritten()
-                .or_else(|| absolute.then(|| passage::origin_form(&target))),
-        )
+        let host = (absolute || connection.is_http2())
+            .then(|| passage::host(&target.authority()))
+            .transpose()?;
+        (host, passage::rewritten(&target))
     };
-    if let Some(path) = rewritten {
-        head.uri = path
-            .parse()
-            .map_err(|_| Fault::new(Reason::BadRequest, "the request's path cannot be read"))?;
-    }
-    if let Some(authority) = authority {
-        let host = HeaderValue::from_str(&authority);
-        head.headers.insert(
-            header::HOST,
-            host.map_err(|_| Fault::new(Reason::BadRequest, "the request's host cannot be read"))?,
-        );
-    }
+    passage::readdress(head, path, host)?;
     let Some(way) = local.way(connection.door()) else {
         return Err(Fault::new(
             Reason::NoApp,
             "no application is configured behind this port (inbound.app)",
         ));
     };
-    passage::mark(head, &connection, &facts);
     exchange.routed(&way.app.meter);
     Ok(way)
 }

@@ -94,7 +94,7 @@ impl Local {
     /// Reads a request's head and decides where it goes; the head is then as it will be forwarded.
     fn read(&self, exchange: &mut Exchange) -> Result<(Way, Arc<Route>), Fault> {
         let connection = exchange.connection.clone();
-        let facts = passage::receive(exchange)?;
+        passage::receive(exchange)?;
         if exchange.head.method == Method::CONNECT {
             let refused = |_: &Fault| {
                 if let Some(watch) = connection.watch() {
@@ -127,22 +127,12 @@ impl Local {
             }
             let (way, route) = self.way(found, host, &target, &head.method)?;
             let authority = authority(&connection, &target, host)?;
-            let rewritten = target
-                .rewritten()
-                .or_else(|| (target.form == Form::Absolute).then(|| passage::origin_form(&target)));
-            if let Some(path) = rewritten {
-                head.uri = path.parse().map_err(|_| {
-                    Fault::new(Reason::BadRequest, "the request's path cannot be read")
-                })?;
-            }
-            if let Some(authority) = authority {
-                head.headers.insert(header::HOST, authority);
-            }
+            let path = passage::rewritten(&target);
+            passage::readdress(head, path, authority)?;
             (way, route)
         };
         exchange.routed(&route.meter);
         let head = &mut exchange.head;
-        passage::mark(head, &connection, &facts);
         if route.filters.redirects() {
             let host = head
                 .headers
@@ -392,10 +382,7 @@ fn authority(
         _ if target.form == Form::Origin && !connection.is_http2() => return Ok(None),
         _ => target.authority(),
     };
-    let value = HeaderValue::from_str(&text);
-    value
-        .map(Some)
-        .map_err(|_| Fault::new(Reason::BadRequest, "the request's host cannot be read"))
+    passage::host(&text).map(Some)
 }
 
 fn split_port(authority: &str) -> (&str, Option<u16>) {

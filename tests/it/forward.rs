@@ -10,7 +10,7 @@ use std::{
 use crate::harness::{
     Answer, Call, Origin, RawClient, RawOrigin, Reply, Weft, dead_address,
     parts::{self, Nginx, NodeServer},
-    wait_until,
+    wait_for, wait_until,
 };
 
 /// One upstream `payments` at `address`, with a port of its own; strangers are refused.
@@ -758,6 +758,29 @@ fn ids_and_traces_pass_as_they_are() {
         (&line["request_id"], &line["traceparent"]),
         (&"mine".into(), &TRACE.into())
     );
+}
+
+#[test]
+fn a_call_that_is_refused_has_an_id_and_its_trace_in_the_log() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let weft = to(&dead_address());
+    let cases = [
+        ("no host of ours", "GET / HTTP/1.1\r\nhost: nobody\r\n"),
+        ("two hosts", "GET http://a/ HTTP/1.1\r\nhost: b\r\n"),
+        (
+            "a head that hyper never sees",
+            "GET / HTTP/1.1\r\nhost: payments\r\nx y: 1\r\n",
+        ),
+    ];
+    for (number, (what, head)) in cases.into_iter().enumerate() {
+        let mut client = RawClient::connect(&weft.outbound());
+        client.send(format!("{head}TraceParent: {TRACE}\r\n\r\n"));
+        assert!(client.answer().status >= 400, "{what}");
+        let line = wait_for("its line", || weft.access_log().into_iter().nth(number));
+        assert_eq!(line["traceparent"], TRACE, "{what}");
+        let id = line["request_id"].as_str().unwrap_or_default();
+        assert_eq!(id.len(), 32, "{what}: {line}");
+    }
 }
 
 // Inbound
