@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    panic::{self, AssertUnwindSafe},
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -96,18 +97,22 @@ impl Tick {
         }
     }
 
-    /// One tick.
+    /// One tick. An entry that panics is not asked again: its own connection pays for a bug, not all of the worker's.
     pub fn advance(&self) {
         let now = Ticks(self.now.get().0.wrapping_add(1));
         self.now.set(now);
-        for entry in self
-            .entries
-            .borrow()
-            .iter()
-            .flatten()
-            .filter_map(Weak::upgrade)
-        {
-            entry.tick(now);
+        let mut broken = Vec::new();
+        for (slot, entry) in self.entries.borrow().iter().enumerate() {
+            let Some(entry) = entry.as_ref().and_then(Weak::upgrade) else {
+                continue;
+            };
+            if panic::catch_unwind(AssertUnwindSafe(|| entry.tick(now))).is_err() {
+                broken.push(slot);
+            }
+        }
+        for slot in broken {
+            // Its place stays taken until its owner gives it up.
+            self.entries.borrow_mut()[slot] = None;
         }
     }
 
@@ -161,6 +166,31 @@ mod tests {
         tick.advance();
         assert_eq!(counter.0.get(), 2);
         assert_eq!(tick.now().since(start), TICK * 3);
+        assert!(tick.is_empty());
+    }
+
+    struct Broken(Cell<u32>);
+
+    impl Timed for Broken {
+        fn tick(&self, _: Ticks) {
+            self.0.set(self.0.get() + 1);
+            panic!("a bug in a timer");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_one_entry_stops_no_other() {
+        let tick = Tick::new();
+        let broken = Rc::new(Broken(Cell::new(0)));
+        let counter = Rc::new(Counter(Cell::new(0)));
+        let watched = [
+            tick.watch(Rc::downgrade(&broken) as Weak<dyn Timed>),
+            tick.watch(Rc::downgrade(&counter) as Weak<dyn Timed>),
+        ];
+        tick.advance();
+        tick.advance();
+        assert_eq!((broken.0.get(), counter.0.get()), (1, 2));
+        drop(watched);
         assert!(tick.is_empty());
     }
 }
