@@ -15,6 +15,7 @@ mod error;
 mod flight;
 mod id;
 mod letters;
+mod log;
 mod metrics;
 mod pump;
 mod record;

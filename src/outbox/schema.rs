@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::{directory::private, error::OpenError, id::StoreId};
+use super::{directory::private, error::OpenError, id::StoreId, log};
 
 /// "weft" in ASCII: tells our files from other databases.
 const APPLICATION: i64 = 0x7765_6674;
@@ -119,10 +119,17 @@ CREATE TABLE audit (
 
 /// Opens the database `file`, made if absent, and says whose it is.
 pub(super) fn open(file: &Path) -> Result<(Connection, StoreId), OpenError> {
-    private().open(file).map_err(|source| OpenError::Io {
+    let lost = |source| OpenError::Io {
         path: file.to_owned(),
         source,
-    })?;
+    };
+    // Before SQLite reads it: what it passes over, its next write is put in place of.
+    if let Some(byte) = log::damage(file).map_err(lost)? {
+        let why =
+            format!("its log is, at byte {byte}, and events that were accepted stand behind it");
+        return Err(damaged(file, &why));
+    }
+    private().open(file).map_err(lost)?;
     let failed = |error| explain(file, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(file, flags).map_err(failed)?;
