@@ -96,6 +96,7 @@ impl House {
             }
         };
         self.access.want(loaded.config.telemetry.access_log);
+        self.vault.retune(loaded.config.outbox.limits);
         self.open_outbox(&plans);
         for worker in self.workers.borrow().iter() {
             worker.give(Order::Follow(plans.clone()));

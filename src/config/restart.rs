@@ -12,7 +12,6 @@ pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         // Who stored events say they are from.
         ("service", old.service != new.service),
         ("outbox.path", old.outbox.path != new.outbox.path),
-        ("outbox.limits", old.outbox.limits != new.outbox.limits),
         // Where a refused reload must still be told of.
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("admin.metrics", old.admin.metrics != new.admin.metrics),

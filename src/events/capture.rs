@@ -89,8 +89,7 @@ pub async fn capture(
         None => None,
         Some(key) => Some(capture.taking.take(&plan.route, key)?),
     };
-    let limit = store.limits().event.bytes();
-    let body = body::collect(exchange, body, limit).await?;
+    let body = body::collect(exchange, body, store.largest_event()).await?;
 
     let head = &exchange.head;
     let authority = self::authority(&head.headers);

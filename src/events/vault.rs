@@ -6,7 +6,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -29,7 +29,7 @@ pub struct Vault(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    options: Options,
+    limits: Mutex<Limits>,
     metrics: outbox::Metrics,
     access: watch::Sender<Access>,
     /// It was not free when it was asked for: asking again may help.
@@ -50,13 +50,9 @@ pub enum Opened {
 impl Vault {
     /// Nothing is opened before [`Vault::open`].
     pub fn new(path: PathBuf, limits: Limits, metrics: outbox::Metrics) -> Self {
-        let options = Options {
-            limits,
-            ..Options::default()
-        };
         Vault(Arc::new(Inner {
             path,
-            options,
+            limits: Mutex::new(limits),
             metrics,
             access: watch::Sender::new(Access::Shut("the outbox is not open yet".into())),
             awaited: AtomicBool::new(false),
@@ -68,7 +64,7 @@ impl Vault {
     pub fn over(store: Store) -> Self {
         let vault = Vault::new(
             store.path().to_owned(),
-            *store.limits(),
+            Limits::default(),
             outbox::Metrics::default(),
         );
         vault.0.access.send_replace(Access::Open(store));
@@ -95,11 +91,17 @@ impl Vault {
         if self.0.closed.load(Ordering::Acquire) {
             return Opened::Never;
         }
-        match Store::open(&self.0.path, &self.0.options, self.0.metrics.clone()) {
+        let options = Options {
+            limits: self.limits(),
+            ..Options::default()
+        };
+        match Store::open(&self.0.path, &options, self.0.metrics.clone()) {
             Ok(store) => {
                 let figures = store.figures();
                 tracing::info!(path = %self.0.path.display(), events = figures.events, "the outbox is open");
-                self.0.access.send_replace(Access::Open(store));
+                self.0.access.send_replace(Access::Open(store.clone()));
+                // They may have changed while the store was being opened.
+                store.retune(self.limits());
                 Opened::Yes
             }
             Err(error) => {
@@ -131,6 +133,18 @@ impl Vault {
                 opened
             }
         }
+    }
+
+    /// Takes other limits, for a store that is opened later as well.
+    pub fn retune(&self, limits: Limits) {
+        *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        if let Access::Open(store) = &*self.0.access.borrow() {
+            store.retune(limits);
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn access(&self) -> Access {

@@ -18,11 +18,10 @@ use super::{
 pub struct Appender {
     pump: Pump<Record, Appended>,
     board: Arc<Board>,
-    limit: u64,
 }
 
 impl Appender {
-    pub(super) fn new(writer: SyncSender<Command>, board: Arc<Board>, limit: u64) -> Self {
+    pub(super) fn new(writer: SyncSender<Command>, board: Arc<Board>) -> Self {
         let pump = Pump::start(writer, |records, answer| {
             let results = Vec::with_capacity(records.len());
             Command::Change(Box::new(Appends {
@@ -31,7 +30,7 @@ impl Appender {
                 answer,
             }))
         });
-        Appender { pump, board, limit }
+        Appender { pump, board }
     }
 
     /// Appends one event and returns once it is on disk.
@@ -40,11 +39,9 @@ impl Appender {
     /// nothing. If the future is dropped, the event may or may not be there.
     pub async fn append(&self, record: Record) -> Result<Appended, OutboxError> {
         let bytes = record.head.len() + record.body.len();
-        if bytes as u64 > self.limit {
-            return Err(OutboxError::TooLarge {
-                size: bytes as u64,
-                limit: self.limit,
-            });
+        let (size, limit) = (bytes as u64, self.board.largest());
+        if size > limit {
+            return Err(OutboxError::TooLarge { size, limit });
         }
         if self.board.is_recovering() {
             return Err(OutboxError::Unavailable {

@@ -1,13 +1,14 @@
-//! What everybody may read of the store without asking its writer: health and sums.
+//! What everybody may read of the store without asking its writer: limits, health and sums.
 
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use super::{
     metrics::Metrics,
     record::{State, Wall},
+    settings::Limits,
     tally::Tally,
 };
 
@@ -38,6 +39,9 @@ pub struct Figures {
 
 pub(super) struct Board {
     pub(super) metrics: Metrics,
+    limits: Mutex<Limits>,
+    /// `limits.event`, for those who ask with every event.
+    largest: AtomicU64,
     health: Mutex<Health>,
     recovering: AtomicBool,
     figures: Mutex<Figures>,
@@ -47,6 +51,8 @@ impl Board {
     pub(super) fn new(metrics: Metrics, tally: &Tally) -> Self {
         let board = Board {
             metrics,
+            limits: Mutex::new(*tally.limits()),
+            largest: AtomicU64::new(tally.limits().event.bytes()),
             health: Mutex::new(Health::Open),
             recovering: AtomicBool::new(false),
             figures: Mutex::new(Figures {
@@ -59,6 +65,20 @@ impl Board {
         };
         board.set_sums(tally);
         board
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        *lock(&self.limits)
+    }
+
+    /// Head and body of one event together have at most so many bytes.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_limits(&self, limits: Limits) {
+        *lock(&self.limits) = limits;
+        self.largest.store(limits.event.bytes(), Ordering::Relaxed);
     }
 
     pub(super) fn health(&self) -> Health {

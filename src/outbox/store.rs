@@ -67,7 +67,6 @@ pub struct Store {
 struct Shared {
     id: StoreId,
     path: PathBuf,
-    limits: Limits,
     writer: SyncSender<Command>,
     board: Arc<Board>,
     flight: Flight,
@@ -156,7 +155,6 @@ impl Store {
             shared: Arc::new(Shared {
                 id,
                 path: dir.to_owned(),
-                limits: options.limits,
                 writer,
                 board,
                 flight,
@@ -179,19 +177,19 @@ impl Store {
         &self.shared.path
     }
 
-    pub fn limits(&self) -> &Limits {
-        &self.shared.limits
+    /// Head and body of one event together have at most so many bytes.
+    pub fn largest_event(&self) -> u64 {
+        self.shared.board.largest()
+    }
+
+    /// Takes other limits from the next commit on; what is beyond them stays.
+    pub fn retune(&self, limits: Limits) {
+        self.shared.board.set_limits(limits);
     }
 
     /// A worker's way in. To be called inside a local runtime, on which its batches are sent.
     pub fn appender(&self) -> Appender {
-        let Shared {
-            writer,
-            board,
-            limits,
-            ..
-        } = &*self.shared;
-        Appender::new(writer.clone(), board.clone(), limits.event.bytes())
+        Appender::new(self.shared.writer.clone(), self.shared.board.clone())
     }
 
     /// Delivery's way in and out; like [`Store::appender`].

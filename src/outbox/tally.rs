@@ -107,6 +107,10 @@ impl Tally {
         &self.limits
     }
 
+    pub(super) fn retune(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// The upstream's place, made if it is new. Names come from configuration, so there are few.
     pub(super) fn lane(&mut self, name: &Arc<str>) -> LaneId {
         if let Some(lane) = self.by_name.get(name) {

@@ -195,6 +195,7 @@ impl Writer {
 
     fn try_transact(&mut self, changes: &mut [Box<dyn Change>]) -> rusqlite::Result<()> {
         let now = Wall::now();
+        self.desk.tally.retune(self.board.limits());
         step(&self.desk.db, "BEGIN IMMEDIATE")?;
         let mut ops = 0;
         for change in changes {
@@ -337,6 +338,7 @@ impl Writer {
         self.mend();
         let now = Wall::now();
         self.announce(Vec::new());
+        self.desk.tally.retune(self.board.limits());
         let oldest = self.desk.oldest().unwrap_or(None);
         self.board.set_oldest(oldest);
         if let Err(error) = self.desk.judge_ages(&mut self.ages, now) {
