@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 
 pub mod admin;
+pub mod k8s;
 
 pub mod events;
 pub mod inbound;

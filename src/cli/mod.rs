@@ -8,6 +8,7 @@ mod dlq;
 mod explain;
 mod outbox;
 mod place;
+mod redirect;
 mod run;
 mod schema;
 mod sidecar;
@@ -36,6 +37,7 @@ enum Command {
     Config(config::Print),
     Outbox(outbox::Outbox),
     Dlq(dlq::Dlq),
+    Redirect(redirect::Redirect),
     Schema(schema::Print),
     Version(version::Print),
     Completions(completions::Print),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Outbox(command) => command.run(),
         Command::Dlq(command) => command.run(),
+        Command::Redirect(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Version(command) => command.run(),
         Command::Completions(command) => command.run(),
