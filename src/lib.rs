@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod resilience;
 pub mod route;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 
 pub mod drain;

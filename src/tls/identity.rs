@@ -1,0 +1,128 @@
+//! Who we are: a chain of certificates, its private key, the one SPIFFE id it names, and until when.
+//!
+//! What is built has been checked: the key is the certificate's, the dates hold now. Nothing of the key is ever shown.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use rustls::{
+    Error, InconsistentKeys,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
+
+use super::{
+    leaf::{Leaf, LeafError, Validity},
+    pem::{self, PemError},
+    provider::provider,
+};
+use crate::units::SpiffeId;
+
+/// A workload's own certificate and key.
+pub struct Identity {
+    id: SpiffeId,
+    key: Arc<CertifiedKey>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Why a certificate and a key are no identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the certificate cannot be used: {0}")]
+    Certificate(#[source] PemError),
+    #[error("the private key cannot be used: {0}")]
+    Key(#[source] PemError),
+    #[error("the certificate is no workload's: {0}")]
+    Leaf(#[from] LeafError),
+    #[error("certificate {0} of the chain cannot be read")]
+    Chain(usize),
+    #[error("the private key is not the one of the certificate of {0}")]
+    KeyMismatch(SpiffeId),
+    #[error("the certificate of {id} ended at {}", said(*.at))]
+    Expired { id: SpiffeId, at: SystemTime },
+    #[error("the certificate of {id} does not count before {}", said(*.at))]
+    NotYetValid { id: SpiffeId, at: SystemTime },
+}
+
+impl Identity {
+    /// Of PEM text: the certificate with those that lead to its root, leaf first, and its key.
+    pub fn from_pem(chain: &[u8], key: &[u8], now: SystemTime) -> Result<Self, IdentityError> {
+        let chain = pem::certificates(chain).map_err(IdentityError::Certificate)?;
+        let key = pem::key(key).map_err(IdentityError::Key)?;
+        Self::new(chain, key, now)
+    }
+
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        now: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let leaf = chain
+            .first()
+            .ok_or(IdentityError::Certificate(PemError::Absent("certificate")))?;
+        let Leaf { id, validity } = Leaf::read(leaf)?;
+        let (mut not_before, mut not_after) = (validity.from, validity.until);
+        for (at, certificate) in chain.iter().enumerate().skip(1) {
+            let validity = Validity::read(certificate).ok_or(IdentityError::Chain(at + 1))?;
+            not_before = not_before.max(validity.from);
+            not_after = not_after.min(validity.until);
+        }
+        if now > not_after {
+            return Err(IdentityError::Expired { id, at: not_after });
+        }
+        if now < not_before {
+            return Err(IdentityError::NotYetValid { id, at: not_before });
+        }
+        let key = provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| IdentityError::Key(PemError::Unsupported(error.to_string())))?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(IdentityError::KeyMismatch(id)),
+        }
+        Ok(Identity {
+            id,
+            key: Arc::new(key),
+            not_before,
+            not_after,
+        })
+    }
+
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// When the first certificate of the chain ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    pub(super) fn key(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("id", &self.id)
+            .field("not_after", &said(self.not_after))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A moment in words for a log line.
+pub(super) fn said(moment: SystemTime) -> String {
+    httpdate::fmt_http_date(moment)
+}
