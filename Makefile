@@ -11,7 +11,7 @@ SHELL := /bin/bash
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weft
 export CARGO_TARGET_DIR ?= $(CACHE)/target
-export WEFT_TEST_PYTHON ?= $(CACHE)/python/bin/python
+export WEFT_TEST_CACHE ?= $(CACHE)
 # rustup's place, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 

@@ -263,17 +263,22 @@ pub fn node_calls(
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
-const GRPCIO: &str =
-    "python3 -m venv ~/.cache/weft/python && ~/.cache/weft/python/bin/pip install grpcio";
+/// What fetches and builds the parts that Debian does not have.
+const PARTS: &str = "tests/install ~/.cache/weft";
 
-/// The Python that has grpcio: `$WEFT_TEST_PYTHON`, or the one that `make test` makes in the cache.
-fn python() -> PathBuf {
-    if let Some(path) = env::var_os("WEFT_TEST_PYTHON") {
-        return path.into();
+/// A file that `tests/install` put into the cache: `$WEFT_TEST_CACHE`, or where `make test` keeps it.
+fn cached(name: &str) -> PathBuf {
+    if let Some(cache) = env::var_os("WEFT_TEST_CACHE") {
+        return Path::new(&cache).join(name);
     }
     let home = || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache");
     let cache = env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    cache.join("weft/python/bin/python")
+    cache.join("weft").join(name)
+}
+
+/// The Python that has what `tests/parts/requirements.txt` names.
+fn python() -> PathBuf {
+    cached("python/bin/python")
 }
 
 /// Python's grpcio, serving `/weft.test.Echo/{Unary,ClientStream,ServerStream,BiDi}` on bytes.
@@ -288,7 +293,7 @@ pub struct GrpcServer {
 impl GrpcServer {
     pub fn start() -> Self {
         let mut command = Command::new(python());
-        let (running, port) = that_tells_its_port(command.arg(script("grpc_server.py")), GRPCIO);
+        let (running, port) = that_tells_its_port(command.arg(script("grpc_server.py")), PARTS);
         GrpcServer {
             _running: running,
             port,
@@ -339,7 +344,7 @@ pub fn grpc(address: &str, call: &GrpcCall<'_>) -> GrpcAnswer {
     let mut command = Command::new(python());
     let output = output(
         command.arg(script("grpc_client.py")).arg(told.to_string()),
-        GRPCIO,
+        PARTS,
     );
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
