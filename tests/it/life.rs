@@ -692,6 +692,34 @@ fn want_of_file_descriptors_is_said_rested_on_and_survived() {
 }
 
 #[test]
+fn connections_beyond_a_share_of_the_descriptors_are_closed_at_once() {
+    const DESCRIPTORS: u32 = 300;
+    const MOST: usize = 240;
+    let origin = Origin::start();
+    let weft = Weft::start_within(DESCRIPTORS, &simple(&origin.address()));
+    let connect = |_| RawClient::connect(&weft.outbound());
+    let mut held: Vec<RawClient> = (0..MOST).map(connect).collect();
+    // Each has its place once it is answered.
+    for client in &mut held {
+        assert_eq!(client.call(&Call::get("/"), "payments").status, 200);
+    }
+    for mut client in (0..10).map(connect) {
+        assert!(client.is_closed_by_peer());
+    }
+    let counted = weft.metric("weft_connections_closed_total{rule=\"too_many_connections\"}");
+    assert_eq!(counted, 10.0);
+    let kept = held[0].call(&Call::get("/"), "payments");
+    assert_eq!(kept.status, 200, "a connection within the share goes on");
+    held.truncate(MOST - 1);
+    wait_until("a place for a new connection", || {
+        Call::get("/")
+            .host("payments")
+            .try_send(&weft.outbound())
+            .is_ok_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
 fn an_occupied_port_is_an_error_at_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

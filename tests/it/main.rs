@@ -17,5 +17,6 @@ mod metrics;
 mod operate;
 mod pages;
 mod retry;
+mod store;
 mod stream;
 mod timeout;

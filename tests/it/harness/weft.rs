@@ -35,12 +35,15 @@ const UNSAID: &[(&str, &str)] = &[
     ("telemetry", "telemetry: { accessLog: all }"),
 ];
 
+const BINARY: &str = env!("CARGO_BIN_EXE_weft");
+
 /// A running sidecar. Dropping it kills the process and removes the folder; a failing test shows its logs first.
 pub struct Weft {
     folder: TempDir,
     environment: Vec<(String, String)>,
     process: Option<Process>,
     addresses: BTreeMap<String, Value>,
+    descriptors: Option<u32>,
 }
 
 struct Process {
@@ -94,6 +97,17 @@ impl Weft {
         Ok(weft)
     }
 
+    /// The same with at most so many file descriptors, and no right to more.
+    #[track_caller]
+    pub fn start_within(descriptors: u32, yaml: &str) -> Self {
+        let mut weft = Weft::folder(yaml);
+        weft.descriptors = Some(descriptors);
+        if let Err(failed) = weft.launch() {
+            panic!("weft did not start: {:?}\n{}", failed.status, failed.stderr);
+        }
+        weft
+    }
+
     /// A folder with a routing file and no process yet: for commands, and for a later [`Weft::launch`].
     pub fn folder(yaml: &str) -> Self {
         let weft = Weft {
@@ -104,6 +118,7 @@ impl Weft {
             environment: Vec::new(),
             process: None,
             addresses: BTreeMap::new(),
+            descriptors: None,
         };
         weft.write_config(yaml);
         weft
@@ -115,8 +130,18 @@ impl Weft {
         let ready = self.folder.path().join("ready.json");
         // A file of the run before would tell its addresses.
         let _ = fs::remove_file(&ready);
-        let mut child = self
-            .command(&["run", "-c", "weft.yaml"])
+        let run = ["run", "-c", "weft.yaml"];
+        let mut command = match self.descriptors {
+            None => self.command(&run),
+            Some(most) => {
+                // The shell lowers the hard limit too, then becomes the binary.
+                let mut shell = self.dressed("sh");
+                let words = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &words, BINARY]).args(run);
+                shell
+            }
+        };
+        let mut child = command
             .env("WEFT_READY_FILE", &ready)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -151,9 +176,14 @@ impl Weft {
 
     /// The binary with these arguments, in this sidecar's folder and environment; for commands other than `run`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        let mut command = self.dressed(BINARY);
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    fn dressed(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
             .current_dir(self.folder.path())
             .env("WEFT_DIR", self.folder.path())
             .env("XDG_STATE_HOME", self.folder.path().join("state"))
