@@ -102,3 +102,47 @@ impl Cluster {
         Fault::new(Reason::NoEndpoint, words)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use prometheus::{IntCounter, Registry};
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+    use crate::{
+        discover::Source,
+        http::tick::Tick,
+        outbound::{Metrics, UpstreamSettings, upstream::Upstream},
+    };
+
+    /// What a worker chooses among two endpoints that the process has just lost, before it hears who came for them.
+    fn chosen(panic: Panic) -> Option<SocketAddr> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let said = UpstreamSettings {
+                panic,
+                ..UpstreamSettings::to(Source::Static(Vec::new()))
+            };
+            let metrics = Metrics::new(&Registry::new()).unwrap();
+            let upstream = Upstream::new("payments", "payments", &said, &metrics);
+            let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+            upstream.endpoints_are(&[address(1), address(2)], |_| false);
+            let interim = IntCounter::new("a", "A").unwrap();
+            let cluster = Cluster::new(&upstream, &Tick::new(), &interim);
+            upstream.endpoints_are(&[], |_| false);
+            let chosen = cluster.choose(None, Instant::now());
+            chosen.map(|(endpoint, _)| endpoint.peer.address())
+        })
+    }
+
+    #[test]
+    fn where_none_is_usable_all_are_tried_or_none_as_the_file_says() {
+        assert!(chosen(Panic::RouteAll).is_some());
+        assert_eq!(chosen(Panic::Fail), None);
+    }
+}

@@ -101,7 +101,8 @@ pub enum Tls {
     None,
 }
 
-/// What happens when no endpoint is usable.
+/// What happens when no endpoint is usable. Ejection alone never leads there, because the last one stays: it is for
+/// the moment in which the endpoints change, and for sources that take them all away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Panic {
