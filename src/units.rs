@@ -4,6 +4,7 @@
 //! unchecked. Errors say what was expected; where in the file is the reader's business.
 
 mod address;
+mod cidr;
 mod spiffe;
 mod web;
 
@@ -13,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use address::{Address, Hostname, Listen, SocketAddress};
+pub use cidr::{Cidr, Cidrs};
 pub use spiffe::{SpiffeId, SpiffeIdError, is_trust_domain};
 pub use web::{FieldName, FieldValue, MessageField, Method, Pattern, Status, UrlPath};
 pub(crate) use web::{message_fields, message_names};
