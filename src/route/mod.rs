@@ -21,6 +21,7 @@ use std::fmt;
 use http::{HeaderMap, Method};
 
 pub use matcher::Table;
+pub use regexes::Whole;
 pub use settings::{GrpcMatch, GrpcName, HostName, HostPattern, Match, PathMatch, ValueMatch};
 pub use shadow::Shadowed;
 

@@ -44,6 +44,21 @@ impl Parsed {
     }
 }
 
+/// A regex that a whole value must match, as in a route, for those who match something else than routes.
+#[derive(Debug, Clone)]
+pub struct Whole(meta::Regex);
+
+impl Whole {
+    /// Says what is wrong with `text` in one line.
+    pub fn new(text: &str) -> Result<Self, String> {
+        parse(text)?.alone().map(Whole)
+    }
+
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.0.is_match(value)
+    }
+}
+
 fn build(patterns: &[&Hir], kind: MatchKind) -> Result<meta::Regex, String> {
     let config = meta::Config::new()
         .match_kind(kind)
