@@ -1,6 +1,7 @@
 //! One accepted connection: its facts, fixed when it is accepted, and the few cells its timers look at.
 
 use std::{
+    any::Any,
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
@@ -111,6 +112,7 @@ pub struct Connection {
     forced: Cell<Option<Ticks>>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<net::Tunnel>>,
+    kept: RefCell<Option<Rc<dyn Any>>>,
     _open: Open,
 }
 
@@ -151,6 +153,7 @@ impl Connection {
             forced: Cell::new(None),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
+            kept: RefCell::new(None),
             _open: meter.opened(),
         })
     }
@@ -245,6 +248,16 @@ impl Connection {
 
     pub(super) fn tunnel(&self) -> Option<net::Tunnel> {
         self.tunnel.borrow_mut().take()
+    }
+
+    /// What its flow has worked out once for all requests of this connection.
+    pub fn kept<T: 'static>(&self) -> Option<Rc<T>> {
+        self.kept.borrow().clone()?.downcast().ok()
+    }
+
+    /// Keeps one such thing; the one before is forgotten.
+    pub fn keep(&self, kept: Rc<dyn Any>) {
+        *self.kept.borrow_mut() = Some(kept);
     }
 
     /// What to do now; the task is woken when that changes.
