@@ -87,6 +87,8 @@ reasons! {
     /// Upgrade asked for; this sidecar passes none.
     UpgradeRefused = "upgrade_refused", Weft, Final;
     ConnectRefused = "connect_not_allowed", Weft, Final;
+    /// `inbound.authorization` does not let this caller do this.
+    Denied = "denied", Weft, Final;
     /// No route and no upstream for this host.
     UnknownHost = "unknown_host", Weft, Final;
     /// The host is known, the request matches none of its routes.

@@ -86,6 +86,7 @@ pub struct House {
     level: Level,
     registry: Registry,
     http: http::Metrics,
+    authorization: inbound::authorize::Metrics,
     access: AccessLog,
     /// Writes what is queued when it goes.
     _access_guard: tracing_appender::non_blocking::WorkerGuard,
@@ -119,6 +120,7 @@ impl House {
             std::io::stdout(),
         )?;
         let http = http::Metrics::new(registry.inner())?;
+        let authorization = inbound::authorize::Metrics::new(registry.inner())?;
         let outbound = outbound::Metrics::new(registry.inner())?;
         let reloads = reload::Metrics::new(registry.inner())?;
         let events = events::Metrics::new(registry.inner())?;
@@ -137,6 +139,7 @@ impl House {
             level,
             registry,
             http,
+            authorization,
             access,
             _access_guard: guard,
             upstreams,
@@ -240,7 +243,12 @@ impl House {
             anyhow!("{}", words.join("\n"))
         })?;
         Ok(Plans {
-            inbound: Arc::new(inbound::Plan::compile(&config.inbound, &self.http)),
+            inbound: Arc::new(inbound::Plan::compile(
+                &config.inbound,
+                config.service.trust_domain.as_str(),
+                &self.http,
+                &self.authorization,
+            )?),
             outbound: Arc::new(plan),
             inbound_timers: config.inbound.timers,
             outbound_timers: config.outbound.timers,

@@ -3,6 +3,7 @@
 //!
 //! A part of the file that has errors already is not judged: what is missing there may be what was wrong.
 
+mod authorization;
 mod ports;
 mod routes;
 mod values;
@@ -26,6 +27,7 @@ pub fn check(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
         found: Vec::new(),
     };
     values::check(&mut lint);
+    authorization::check(&mut lint);
     routes::check(&mut lint);
     ports::check(&mut lint);
     routes::check_table(&mut lint, readable);

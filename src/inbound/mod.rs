@@ -3,6 +3,7 @@
 //! A connection's path: accept → which HTTP → `http::serve` → `stack`. There is one callee, so nothing is balanced;
 //! a request that provably did not reach it is sent once more.
 
+pub mod authorize;
 mod settings;
 mod stack;
 
@@ -29,22 +30,33 @@ const IDLE: Duration = Duration::from_secs(3);
 pub struct Plan {
     main: Option<Arc<App>>,
     ports: BTreeMap<u16, Arc<App>>,
+    /// None: everyone may call.
+    policy: Option<Arc<authorize::Policy>>,
 }
 
 /// A port of the application.
 pub struct App {
     pub name: Arc<str>,
+    /// The port that callers mean; `address` may have another.
+    pub port: u16,
     pub address: SocketAddr,
     pub protocol: Protocol,
     pub meter: Arc<RouteMeter>,
 }
 
 impl Plan {
-    pub fn compile(settings: &Settings, metrics: &Metrics) -> Self {
-        let app = |name: String, address: SocketAddr, protocol| {
+    /// `trust_domain` is our own.
+    pub fn compile(
+        settings: &Settings,
+        trust_domain: &str,
+        metrics: &Metrics,
+        authorization: &authorize::Metrics,
+    ) -> Result<Self, authorize::Problem> {
+        let app = |name: String, port, address: SocketAddr, protocol| {
             let meter = metrics.route(Direction::Inbound, &name);
             Arc::new(App {
                 name: name.into(),
+                port,
                 address,
                 protocol,
                 meter,
@@ -54,6 +66,7 @@ impl Plan {
             let port = settings.ports.get(&address.0.port());
             app(
                 "app".into(),
+                address.port(),
                 address.0,
                 port.map_or(Protocol::Auto, |port| port.protocol),
             )
@@ -66,6 +79,7 @@ impl Plan {
                     *number,
                     app(
                         format!("port-{number}"),
+                        *number,
                         port.app
                             .map_or_else(|| ([127, 0, 0, 1], *number).into(), |app| app.0),
                         port.protocol,
@@ -73,7 +87,14 @@ impl Plan {
                 )
             })
             .collect();
-        Plan { main, ports }
+        let policy = settings.authorization.as_ref();
+        let policy =
+            policy.map(|said| authorize::Policy::compile(said, trust_domain, authorization));
+        Ok(Plan {
+            main,
+            ports,
+            policy: policy.transpose()?,
+        })
     }
 
     fn apps(&self) -> impl Iterator<Item = (Door, &Arc<App>)> {
@@ -89,6 +110,7 @@ impl Plan {
 /// A plan as one worker follows it.
 pub struct Local {
     ways: Vec<(Door, Way)>,
+    policy: Option<Arc<authorize::Policy>>,
 }
 
 #[derive(Clone)]
@@ -119,7 +141,10 @@ impl Landlord for Open {
 impl Local {
     /// Before the first plan.
     pub fn empty() -> Rc<Self> {
-        Rc::new(Local { ways: Vec::new() })
+        Rc::new(Local {
+            ways: Vec::new(),
+            policy: None,
+        })
     }
 
     /// Takes over the connections of `before` to addresses that are still the application's.
@@ -161,7 +186,10 @@ impl Local {
                 }
             }
         }
-        Rc::new(Local { ways })
+        Rc::new(Local {
+            ways,
+            policy: plan.policy.clone(),
+        })
     }
 
     fn way(&self, door: &Door) -> Option<&Way> {

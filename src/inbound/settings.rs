@@ -1,5 +1,7 @@
 //! What `inbound:` says: where callers come in, and the application they come for.
 
+mod authorization;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -9,6 +11,8 @@ use crate::{
     http::Timers,
     units::{Listen, OrNone, SocketAddress, distinct, or_none},
 };
+
+pub use authorization::*;
 
 /// Calls to the application beside us.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +30,9 @@ pub struct Settings {
     pub ports: BTreeMap<u16, PortSettings>,
     /// How long a caller's connection may take for what.
     pub timers: Timers,
+    /// Who may call, and for what; without it everyone, for everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
 }
 
 /// One more port of the application.
@@ -69,6 +76,7 @@ impl Default for Settings {
             app: None,
             ports: BTreeMap::new(),
             timers: Timers::inbound(),
+            authorization: None,
         }
     }
 }

@@ -1,21 +1,25 @@
 //! A request's path from a peer to the application.
 //!
-//! The guard's verdict and hygiene first, then the target, the caller's deadline, and the application: at most two
-//! tries, the second only where the first provably never reached it, or where an idempotent request met a pooled
+//! The guard's verdict and hygiene first, then the target, whether this caller may ask for it, the caller's deadline,
+//! and the application: at most two tries, the second only where the first provably never reached it, or where an idempotent request met a pooled
 //! connection that was closing (RFC 9112 §9.3.1).
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc};
+use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc};
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 
-use super::{Local, Protocol, Way};
+use super::{
+    Local, Protocol, Way,
+    authorize::{self, Caller, Gate, Policy, View},
+};
 use crate::{
     fault::{Fault, Reason},
     http::{
         Body, Connection, Cut, Exchange, Handler, RequestBody,
         client::{self, Outgoing},
-        headers, passage, target,
+        headers, passage,
+        target::{self, Target},
     },
     resilience::{Deadline, is_idempotent},
 };
@@ -23,17 +27,29 @@ use crate::{
 /// The inbound half of one worker.
 pub struct Stack {
     local: RefCell<Rc<Local>>,
+    gate: Rc<Gate>,
 }
 
 impl Stack {
     pub fn new(local: Rc<Local>) -> Rc<Self> {
-        Rc::new(Stack {
-            local: RefCell::new(local),
-        })
+        let stack = Rc::new(Stack {
+            local: RefCell::new(local.clone()),
+            gate: Rc::default(),
+        });
+        stack.follow(local);
+        stack
     }
 
+    /// Requests to come go by `local`, those of open connections too; connections that are no HTTP and that it denies
+    /// are closed.
     pub fn follow(&self, local: Rc<Local>) {
+        self.gate.follow(local.policy.clone());
         *self.local.borrow_mut() = local;
+    }
+
+    /// Where connections that are no HTTP ask whether they may pass.
+    pub fn gate(&self) -> &Rc<Gate> {
+        &self.gate
     }
 
     pub fn local(&self) -> Rc<Local> {
@@ -71,23 +87,53 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
             "CONNECT is not for callers of the application",
         ));
     }
-    let (host, path) = {
+    let way = local.way(connection.door());
+    let (host, path, admitted) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
+        let admitted = match (&local.policy, way) {
+            (Some(policy), Some(way)) => admit(policy, &connection, way, head, &target),
+            _ => Ok(()),
+        };
         let absolute = target.form == target::Form::Absolute;
         let host = (absolute || connection.is_http2())
             .then(|| passage::host(&target.authority()))
             .transpose()?;
-        (host, passage::rewritten(&target))
+        (host, passage::rewritten(&target), admitted)
     };
     passage::readdress(head, path, host)?;
-    let Some(way) = local.way(connection.door()) else {
+    let Some(way) = way else {
         return Err(Fault::new(
             Reason::NoApp,
             "no application is configured behind this port (inbound.app)",
         ));
     };
     exchange.routed(&way.app.meter);
+    admitted?;
     Ok(way)
+}
+
+/// Whether this caller may ask for this, as it will be forwarded.
+fn admit(
+    policy: &Arc<Policy>,
+    connection: &Connection,
+    way: &Way,
+    head: &Parts,
+    target: &Target<'_>,
+) -> Result<(), Fault> {
+    let caller = Caller {
+        identity: None,
+        ip: connection.peer().ip(),
+        port: way.app.port,
+    };
+    let view = View {
+        method: &head.method,
+        host: &target.host,
+        host_port: target.port,
+        path: &target.path,
+        ambiguous: target.is_ambiguous(),
+        headers: &head.headers,
+    };
+    authorize::admit(policy, connection, &caller, &view)
 }
 
 async fn forward(

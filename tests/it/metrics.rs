@@ -16,6 +16,7 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_response_bytes_total", "counter", "direction route"),
     ("weft_faults_total", "counter", "direction reason"),
     ("weft_dropped_parts_total", "counter", "part"),
+    ("weft_authorization_total", "counter", "action rule"),
     ("weft_connections", "gauge", "direction"),
     ("weft_connections_total", "counter", "direction"),
     ("weft_connections_closed_total", "counter", "direction rule"),
@@ -79,6 +80,7 @@ fn scrape() -> String {
     });
     let mut weft = Weft::start(&format!(
         r#"
+        inbound: {{ listen: "127.0.0.1:0", authorization: {{ default: allow }} }}
         outbound:
           listen: "127.0.0.1:0"
           unknown: deny
