@@ -1,6 +1,8 @@
 //! `weft explain`: where a call would go, why, and under which policies, without making it.
 
-use std::{fmt::Write, process::ExitCode, sync::Arc};
+mod caller;
+
+use std::{fmt::Write, net::IpAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -21,7 +23,8 @@ use crate::{
 
 /// Tells which route a call takes and why, where it goes, and which policies count, with their lines.
 ///
-/// Nothing is sent. The call is taken as one of the application's, on `outbound.listen`.
+/// Nothing is sent. The call is taken as one of the application's, on `outbound.listen`; with `--as`, as one to the
+/// application: then it tells which rule of `inbound.authorization` decides, and why.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// GET, POST, ...
@@ -31,6 +34,12 @@ pub(super) struct Explain {
     /// A header field, `name: value`; may be given several times.
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     headers: Vec<String>,
+    /// The identity of a peer that calls the application: a SPIFFE id, or `none` for a caller in plaintext.
+    #[arg(long = "as", value_name = "IDENTITY")]
+    caller: Option<caller::As>,
+    /// The address that this peer calls from, where rules ask for it.
+    #[arg(long = "ip", value_name = "ADDRESS", requires = "caller")]
+    ip: Option<IpAddr>,
     #[command(flatten)]
     file: File,
 }
@@ -39,7 +48,10 @@ impl Explain {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.file.load()?;
         let call = Call::read(&self.method, &self.url, &self.headers)?;
-        print(&explain(&loaded, &call)?)
+        match &self.caller {
+            Some(caller) => print(&caller::explain(&loaded, &call, caller, self.ip)?),
+            None => print(&explain(&loaded, &call)?),
+        }
     }
 }
 
