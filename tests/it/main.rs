@@ -16,6 +16,8 @@ mod life;
 mod metrics;
 mod operate;
 mod pages;
+mod privilege;
+mod redirect;
 mod retry;
 mod store;
 mod stream;

@@ -7,6 +7,7 @@
 
 mod call;
 mod h2;
+pub mod netns;
 mod origin;
 pub mod parts;
 mod raw;

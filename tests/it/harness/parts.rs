@@ -49,7 +49,7 @@ fn missing(command: &Command, install: &str, error: &std::io::Error) -> ! {
 }
 
 /// Where Debian keeps what only root usually calls.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin".into(), "/usr/local/sbin".into()];
     env::split_paths(&path)
