@@ -109,6 +109,16 @@ reasons! {
     TryTimeout = "try_timeout", Upstream, Timeout;
     ConnectFailed = "connect_failed", Upstream, Connect;
     ConnectTimeout = "connect_timeout", Upstream, Connect;
+    /// Within the connect timeout this sidecar had no identity to show, or its own had ended.
+    NoIdentity = "no_identity", Weft, Final;
+    /// Told to speak mutual TLS, and the endpoint speaks none.
+    PeerSpeaksNoTls = "peer_speaks_no_tls", Upstream, Connect;
+    /// The endpoint proved another identity than the one that is expected, or none that is trusted.
+    WrongIdentity = "wrong_identity", Upstream, Connect;
+    /// The endpoint refused our identity by a TLS alert, before any byte of an answer.
+    RefusedIdentity = "refused_identity", Upstream, Refused;
+    /// The TLS handshake failed for another reason.
+    TlsFailed = "tls_failed", Upstream, Connect;
     /// REFUSED_STREAM, GOAWAY above the last id, a reused connection that closed before a byte was written.
     Refused = "refused", Upstream, Refused;
     /// Reset or closed before the answer's head.

@@ -17,7 +17,7 @@ use crate::{
         capture::{Capture, Taking},
     },
     http::{
-        Cap, Desk, Door, Entrance, Handler, ListenerMeter, Metrics, Server, Timers, tick::Tick,
+        Cap, Desk, Door, Entrance, ListenerMeter, Metrics, Reception, Server, Timers, tick::Tick,
     },
     inbound, net, outbound,
     telemetry::{AccessLog, Direction},
@@ -237,9 +237,9 @@ impl Room {
         self.open.push((address, direction, task));
     }
 
-    fn accept<H: Handler>(
+    fn accept<R: Reception>(
         &self,
-        handler: Rc<H>,
+        reception: Rc<R>,
         door: Door,
         direction: Direction,
         incoming: net::Incoming,
@@ -260,7 +260,6 @@ impl Room {
         };
         let entrance = Entrance {
             door,
-            handler,
             server: self.server.clone(),
             desk: desk.clone(),
             meter: meter.clone(),
@@ -268,7 +267,7 @@ impl Room {
             cap: self.cap.clone(),
             drain: drain.clone(),
         };
-        tokio::task::spawn_local(entrance.accept(incoming)).abort_handle()
+        tokio::task::spawn_local(entrance.accept(incoming, reception)).abort_handle()
     }
 
     fn close(&mut self, which: impl Fn(&(SocketAddr, Direction, AbortHandle)) -> bool) {

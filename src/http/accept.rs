@@ -1,4 +1,6 @@
-//! The loop that accepts a listener's connections and serves each in a task of its own.
+//! The loop that accepts a listener's connections and gives each a task of its own.
+//!
+//! What a connection meets before it is served is its flow's to say (`Reception`).
 
 use std::{
     cell::Cell,
@@ -10,9 +12,9 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, Desk, Door},
+    connection::{Connection, Desk, Door, Facts},
     meter::ListenerMeter,
-    serve::{Handler, Server},
+    serve::Server,
     settings::Timers,
 };
 use crate::{drain::Drain, net};
@@ -45,10 +47,19 @@ impl Drop for Entered {
     }
 }
 
+/// A flow's part of a connection's path: from accept to its end.
+pub trait Reception: 'static {
+    /// Dropping the future closes the connection.
+    fn receive(
+        self: Rc<Self>,
+        accepted: net::Accepted,
+        entrance: Rc<Entrance>,
+    ) -> impl Future<Output = ()> + 'static;
+}
+
 /// What the connections of one listener get.
-pub struct Entrance<H> {
+pub struct Entrance {
     pub door: Door,
-    pub handler: Rc<H>,
     pub server: Rc<Server>,
     pub desk: Rc<Desk>,
     pub meter: ListenerMeter,
@@ -58,36 +69,35 @@ pub struct Entrance<H> {
     pub drain: Drain,
 }
 
-impl<H: Handler> Entrance<H> {
+impl Entrance {
+    /// The record of an accepted connection.
+    pub fn connection(&self, facts: Facts) -> Rc<Connection> {
+        Connection::new(facts, self.timers.get(), &self.desk, &self.meter)
+    }
+
     /// Accepts for ever; dropping the future closes the listener and leaves its connections alone.
-    pub async fn accept(self, incoming: net::Incoming) {
+    pub async fn accept<R: Reception>(self, incoming: net::Incoming, reception: Rc<R>) {
+        let entrance = Rc::new(self);
+        let this = &*entrance;
         let mut told = false;
         loop {
             let exhausted = |error: &std::io::Error| {
-                self.meter.accept_failed();
+                this.meter.accept_failed();
                 if !std::mem::replace(&mut told, true) {
                     tracing::error!(%error, "cannot accept connections; trying again every 50 ms");
                 }
             };
             let accepted = incoming.next(exhausted).await;
             told = false;
-            let Some(entered) = self.cap.enter() else {
+            let Some(entered) = this.cap.enter() else {
                 // Closed at once: a queue in the kernel would make callers wait for nothing.
-                self.meter.closed_by_rule("too_many_connections");
+                this.meter.closed_by_rule("too_many_connections");
                 continue;
             };
-            let connection = Connection::new(
-                &accepted,
-                self.door.clone(),
-                self.timers.get(),
-                &self.desk,
-                &self.meter,
-            );
-            let hold = self.drain.hold();
-            let server = self.server.clone();
-            let handler = self.handler.clone();
+            let hold = this.drain.hold();
+            let received = reception.clone().receive(accepted, entrance.clone());
             tokio::task::spawn_local(async move {
-                server.serve(accepted.stream, connection, handler).await;
+                received.await;
                 drop((hold, entered));
             });
         }

@@ -6,7 +6,6 @@
 use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
-    io,
     net::SocketAddr,
     rc::{Rc, Weak},
     time::Duration,
@@ -16,6 +15,8 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use super::{
     body::{Body, Kind, RequestBody},
+    credential::{Proof, Standing},
+    dialer::{Dialer, Dialled, Speak},
     h2,
     tick::{Tick, Ticks, Timed, Watched},
 };
@@ -49,9 +50,12 @@ pub struct Peer {
     address: SocketAddr,
     keeping: Keeping,
     landlord: Rc<dyn Landlord>,
+    dialer: Rc<dyn Dialer>,
     tick: Rc<Tick>,
     idle: RefCell<Vec<Idle>>,
-    http2: RefCell<Vec<h2::Connection>>,
+    http2: RefCell<Vec<Shared>>,
+    /// The peer was asked for HTTP/2 and agreed to HTTP/1.1 only.
+    only_http1: Cell<bool>,
     dialling: Cell<u32>,
     gone: Cell<bool>,
     place: OnceCell<Watched>,
@@ -59,16 +63,33 @@ pub struct Peer {
 
 struct Idle {
     connection: wire::Connection<Stream>,
+    proof: Proof,
     since: Ticks,
+}
+
+struct Shared {
+    connection: h2::Connection,
+    proof: Proof,
+    scheme: &'static str,
+}
+
+fn holds(proof: &Proof) -> bool {
+    proof
+        .as_ref()
+        .is_none_or(|proof| proof.standing() == Standing::Valid)
 }
 
 /// A connection for one try.
 pub enum Lease {
     Http1 {
         connection: wire::Connection<Stream>,
+        proof: Proof,
         reused: bool,
     },
-    Http2(h2::Connection),
+    Http2 {
+        connection: h2::Connection,
+        scheme: &'static str,
+    },
 }
 
 /// A head as it goes to the callee. `headers` has exactly one `Host` and no hop-by-hop field.
@@ -94,15 +115,18 @@ impl Peer {
         address: SocketAddr,
         keeping: Keeping,
         landlord: Rc<dyn Landlord>,
+        dialer: Rc<dyn Dialer>,
         tick: &Rc<Tick>,
     ) -> Rc<Self> {
         Rc::new(Peer {
             address,
             keeping,
             landlord,
+            dialer,
             tick: tick.clone(),
             idle: RefCell::default(),
             http2: RefCell::default(),
+            only_http1: Cell::new(false),
             dialling: Cell::new(0),
             gone: Cell::new(false),
             place: OnceCell::new(),
@@ -120,20 +144,23 @@ impl Peer {
 
     /// A connection that is there already.
     pub fn ready(&self, http2: bool) -> Option<Lease> {
-        if http2 {
+        if http2 && !self.only_http1.get() {
             let mut connections = self.http2.borrow_mut();
-            connections.retain(|connection| !connection.is_leaving());
-            let connection = connections
+            connections.retain(|shared| !shared.connection.is_leaving());
+            let shared = connections
                 .iter()
-                .find(|connection| connection.is_usable())?
-                .clone();
-            return Some(Lease::Http2(connection));
+                .find(|shared| shared.connection.is_usable() && holds(&shared.proof))?;
+            return Some(Lease::Http2 {
+                connection: shared.connection.clone(),
+                scheme: shared.scheme,
+            });
         }
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            if idle.connection.is_reusable() {
+            if holds(&idle.proof) && idle.connection.is_reusable() {
                 return Some(Lease::Http1 {
                     connection: idle.connection,
+                    proof: idle.proof,
                     reused: true,
                 });
             }
@@ -147,14 +174,21 @@ impl Peer {
 
     /// A new connection; `held` goes when it closes.
     pub async fn dial(self: &Rc<Self>, http2: bool, held: Box<dyn Any>) -> Result<Lease, Fault> {
-        let _dialling = http2.then(|| Dialling::new(self.clone()));
-        let stream = net::dial(self.address, self.keeping.connect_timeout, held)
-            .await
-            .map_err(|error| unconnected(self.address, self.keeping.connect_timeout, &error))?;
-        if !http2 {
+        let _dialling = http2.then(|| OnTheWay::new(self.clone()));
+        let speak = if http2 { Speak::Http2 } else { Speak::Http1 };
+        let dialled = self.dialer.dial(self.address, speak, held).await?;
+        let Dialled {
+            stream,
+            speaks,
+            proof,
+            scheme,
+        } = dialled;
+        self.only_http1.set(http2 && speaks == Speak::Http1);
+        if speaks != Speak::Http2 {
             let connection = wire::Connection::new(stream, wire::Limits::default());
             return Ok(Lease::Http1 {
                 connection,
+                proof,
                 reused: false,
             });
         }
@@ -180,16 +214,18 @@ impl Peer {
             }
         };
         if !self.gone.get() {
-            self.http2.borrow_mut().push(connection.clone());
+            self.http2.borrow_mut().push(Shared {
+                connection: connection.clone(),
+                proof,
+                scheme,
+            });
         }
-        Ok(Lease::Http2(connection))
+        Ok(Lease::Http2 { connection, scheme })
     }
 
-    /// A raw connection, for bytes that are not HTTP (CONNECT).
-    pub async fn dial_raw(&self, held: Box<dyn Any>) -> Result<Stream, Fault> {
-        net::dial(self.address, self.keeping.connect_timeout, held)
-            .await
-            .map_err(|error| unconnected(self.address, self.keeping.connect_timeout, &error))
+    /// A raw connection, for bytes that are not HTTP.
+    pub async fn dial_raw(&self, held: Box<dyn Any>) -> Result<Dialled, Fault> {
+        self.dialer.dial(self.address, Speak::Tcp, held).await
     }
 
     /// Closes one idle connection; false when there is none.
@@ -200,11 +236,11 @@ impl Peer {
         let mut connections = self.http2.borrow_mut();
         let Some(at) = connections
             .iter()
-            .position(|connection| connection.active() == 0)
+            .position(|shared| shared.connection.active() == 0)
         else {
             return false;
         };
-        connections.swap_remove(at).close_gracefully();
+        connections.swap_remove(at).connection.close_gracefully();
         true
     }
 
@@ -212,13 +248,17 @@ impl Peer {
     pub fn retire(&self) {
         self.gone.set(true);
         self.idle.borrow_mut().clear();
-        for connection in self.http2.borrow_mut().drain(..) {
-            connection.close_gracefully();
+        for shared in self.http2.borrow_mut().drain(..) {
+            shared.connection.close_gracefully();
         }
     }
 
-    fn park(self: &Rc<Self>, connection: wire::Connection<Stream>) {
-        if self.gone.get() || self.keeping.idle.is_zero() || self.landlord.wants_back() {
+    fn park(self: &Rc<Self>, connection: wire::Connection<Stream>, proof: Proof) {
+        if self.gone.get()
+            || self.keeping.idle.is_zero()
+            || !holds(&proof)
+            || self.landlord.wants_back()
+        {
             return drop(connection);
         }
         self.place.get_or_init(|| {
@@ -227,6 +267,7 @@ impl Peer {
         });
         self.idle.borrow_mut().push(Idle {
             connection,
+            proof,
             since: self.tick.now(),
         });
         self.landlord.freed();
@@ -278,22 +319,23 @@ impl Ear {
         if let Some(peer) = self.0.upgrade() {
             peer.http2
                 .borrow_mut()
-                .retain(|connection| !connection.is_leaving());
+                .retain(|shared| !shared.connection.is_leaving());
             peer.landlord.freed();
         }
     }
 }
 
-struct Dialling(Rc<Peer>);
+/// Counts an HTTP/2 connection that is being made.
+struct OnTheWay(Rc<Peer>);
 
-impl Dialling {
+impl OnTheWay {
     fn new(peer: Rc<Peer>) -> Self {
         peer.dialling.set(peer.dialling.get() + 1);
-        Dialling(peer)
+        OnTheWay(peer)
     }
 }
 
-impl Drop for Dialling {
+impl Drop for OnTheWay {
     fn drop(&mut self) {
         self.0.dialling.set(self.0.dialling.get() - 1);
         self.0.landlord.changed();
@@ -301,11 +343,14 @@ impl Drop for Dialling {
 }
 
 /// Takes an HTTP/1.1 connection back to its peer's pool.
-pub struct Parking(Rc<Peer>);
+pub struct Parking {
+    peer: Rc<Peer>,
+    proof: Proof,
+}
 
 impl wire::Home<Stream> for Parking {
     fn keep(self, connection: wire::Connection<Stream>) {
-        self.0.park(connection);
+        self.peer.park(connection, self.proof);
     }
 }
 
@@ -317,34 +362,46 @@ pub async fn send(
     peer: &Rc<Peer>,
 ) -> Result<Response<Body>, Failed> {
     match lease {
-        Lease::Http1 { connection, reused } => {
+        Lease::Http1 {
+            connection,
+            proof,
+            reused,
+        } => {
             let head = wire::RequestHead {
                 method: outgoing.method,
                 target: outgoing.target,
                 headers: outgoing.headers,
                 upgrade: None,
             };
-            match connection.send(head, body, Parking(peer.clone())).await {
+            let secured = proof.is_some();
+            let home = Parking {
+                peer: peer.clone(),
+                proof,
+            };
+            match connection.send(head, body, home).await {
                 Ok(response) => {
                     if response.body().interim() > 0 {
                         peer.landlord.interim(response.body().interim());
                     }
                     Ok(response.map(|body| Body::of(Kind::Http1(body))))
                 }
-                Err(failure) => Err(unanswered(failure, reused, peer.address)),
+                Err(failure) => Err(unanswered(failure, reused, secured, peer.address)),
             }
         }
-        Lease::Http2(connection) => Box::pin(send_http2(connection, outgoing, body, peer)).await,
+        Lease::Http2 { connection, scheme } => {
+            Box::pin(send_http2(connection, scheme, outgoing, body, peer)).await
+        }
     }
 }
 
 async fn send_http2(
     connection: h2::Connection,
+    scheme: &str,
     outgoing: Outgoing<'_>,
     body: RequestBody,
     peer: &Rc<Peer>,
 ) -> Result<Response<Body>, Failed> {
-    let request = match http2_head(outgoing) {
+    let request = match http2_head(scheme, outgoing) {
         Ok(request) => request,
         Err(fault) => {
             return Err(Failed {
@@ -361,13 +418,13 @@ async fn send_http2(
 }
 
 /// The same head in HTTP/2's form: the authority from `Host`, no field that HTTP/2 forbids (RFC 9113 §8.2.2).
-fn http2_head(outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
+fn http2_head(scheme: &str, outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
     let authority = outgoing
         .headers
         .get(header::HOST)
         .map_or(&b""[..], HeaderValue::as_bytes);
     let uri = http::Uri::builder()
-        .scheme("http")
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(outgoing.target)
         .build();
@@ -389,32 +446,12 @@ fn http2_head(outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
 }
 
 #[cold]
-fn unconnected(address: SocketAddr, limit: Duration, error: &io::Error) -> Fault {
-    // EMFILE, ENFILE: our own want, which says nothing of the endpoint.
-    if let Some(23 | 24) = error.raw_os_error() {
-        return Fault::new(
-            Reason::TooManyConnections,
-            "this sidecar has no file descriptor left",
-        )
-        .inside(error.to_string());
-    }
-    match error.kind() {
-        io::ErrorKind::TimedOut => Fault::new(
-            Reason::ConnectTimeout,
-            "the endpoint did not accept in time",
-        )
-        .inside(format!("no connection to {address} within {limit:?}")),
-        io::ErrorKind::ConnectionRefused => {
-            Fault::new(Reason::ConnectFailed, "the endpoint refuses connections")
-                .inside(format!("connect refused {address}"))
-        }
-        _ => Fault::new(Reason::ConnectFailed, "the endpoint cannot be reached")
-            .inside(format!("connect {address}: {error}")),
-    }
-}
-
-#[cold]
-fn unanswered(failure: wire::Failure<RequestBody>, reused: bool, address: SocketAddr) -> Failed {
+fn unanswered(
+    failure: wire::Failure<RequestBody>,
+    reused: bool,
+    secured: bool,
+    address: SocketAddr,
+) -> Failed {
     let silent = !failure.received;
     let fault = match failure.error {
         wire::Error::RequestBody(fault) => {
@@ -427,6 +464,9 @@ fn unanswered(failure: wire::Failure<RequestBody>, reused: bool, address: Socket
         error if error.is_requests() => {
             Fault::new(Reason::BodyBroken, "the request cannot be sent on")
                 .inside(error.to_string())
+        }
+        wire::Error::Io(error) if secured && !reused && silent && net::is_alert(&error) => {
+            refused_identity(address, &error)
         }
         error if !failure.wrote => Fault::new(
             Reason::Refused,
@@ -455,6 +495,16 @@ fn unanswered(failure: wire::Failure<RequestBody>, reused: bool, address: Socket
         body: failure.body,
         stale,
     }
+}
+
+/// In TLS 1.3 a peer that refuses our certificate says so after our handshake is over: before it read a request.
+#[cold]
+fn refused_identity(address: SocketAddr, error: &dyn std::error::Error) -> Fault {
+    Fault::new(
+        Reason::RefusedIdentity,
+        "the endpoint refuses this sidecar's identity",
+    )
+    .inside(format!("{address}: {error}"))
 }
 
 #[cold]

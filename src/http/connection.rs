@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    credential::{Credential, Proof, Standing},
     cut::Cut,
     frames::FrameWatch,
     meter::{ListenerMeter, Open, RouteMeter},
@@ -23,6 +24,7 @@ use crate::{
     drain::Stage,
     net,
     telemetry::{AccessLog, Direction},
+    units::SpiffeId,
 };
 
 /// What the connections of one worker share.
@@ -96,10 +98,32 @@ enum Eyes {
     Http2(Rc<FrameWatch>),
 }
 
+/// What is known of a connection before its first request, and stays so.
+pub struct Facts {
+    pub peer: SocketAddr,
+    /// Our end of it.
+    pub local: SocketAddr,
+    /// Where the caller meant to go, when the connection was redirected to us.
+    pub original: Option<SocketAddr>,
+    pub door: Door,
+    pub proof: Proof,
+}
+
+impl Facts {
+    /// Of a connection that came to us by itself and proved nothing.
+    pub fn plain(accepted: &net::Accepted, door: &Door) -> Self {
+        Facts {
+            peer: accepted.peer,
+            local: accepted.local,
+            original: None,
+            door: door.clone(),
+            proof: None,
+        }
+    }
+}
+
 pub struct Connection {
-    peer: SocketAddr,
-    local: SocketAddr,
-    door: Door,
+    facts: Facts,
     timers: Timers,
     desk: Rc<Desk>,
     meter: ListenerMeter,
@@ -110,6 +134,8 @@ pub struct Connection {
     stall: Cell<(u64, Ticks)>,
     order: Cell<Order>,
     forced: Cell<Option<Ticks>>,
+    /// The next answer is the last.
+    outdated: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<net::Tunnel>>,
     kept: RefCell<Option<Rc<dyn Any>>>,
@@ -129,18 +155,10 @@ enum Phase {
 }
 
 impl Connection {
-    pub fn new(
-        accepted: &net::Accepted,
-        door: Door,
-        timers: Timers,
-        desk: &Rc<Desk>,
-        meter: &ListenerMeter,
-    ) -> Rc<Self> {
+    pub fn new(facts: Facts, timers: Timers, desk: &Rc<Desk>, meter: &ListenerMeter) -> Rc<Self> {
         let now = desk.tick.now();
         Rc::new(Connection {
-            peer: accepted.peer,
-            local: accepted.local,
-            door,
+            facts,
             timers,
             desk: desk.clone(),
             meter: meter.clone(),
@@ -151,6 +169,7 @@ impl Connection {
             stall: Cell::new((0, now)),
             order: Cell::new(Order::Serve),
             forced: Cell::new(None),
+            outdated: Cell::new(false),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             kept: RefCell::new(None),
@@ -159,15 +178,30 @@ impl Connection {
     }
 
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.facts.peer
     }
 
     pub fn local(&self) -> SocketAddr {
-        self.local
+        self.facts.local
+    }
+
+    /// Where the caller meant to go, when the connection was redirected to us.
+    pub fn original(&self) -> Option<SocketAddr> {
+        self.facts.original
     }
 
     pub fn door(&self) -> &Door {
-        &self.door
+        &self.facts.door
+    }
+
+    /// What the caller proved in its handshake.
+    pub fn credential(&self) -> Option<&dyn Credential> {
+        self.facts.proof.as_deref()
+    }
+
+    /// The caller's verified identity.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.credential().map(Credential::id)
     }
 
     pub fn desk(&self) -> &Rc<Desk> {
@@ -222,6 +256,11 @@ impl Connection {
         } else {
             "HTTP/1.1"
         }
+    }
+
+    /// Whether the next answer is the connection's last.
+    pub fn is_leaving(&self) -> bool {
+        self.outdated.get() || self.desk.stage() >= Stage::LameDuck
     }
 
     /// A request began.
@@ -354,6 +393,13 @@ impl Timed for Connection {
             Stage::Draining => self.give(Order::Finish),
             Stage::Forced if self.has_last_words(now) => self.give(Order::Finish),
             Stage::Forced => self.give(Order::Close("drain")),
+        }
+        match self.credential().map(Credential::standing) {
+            None | Some(Standing::Valid) => {}
+            // An idle HTTP/1.1 connection is not closed under a request that may be on its way.
+            Some(Standing::Outdated) if !self.is_http2() => self.outdated.set(true),
+            Some(Standing::Outdated) => self.give(Order::Finish),
+            Some(Standing::Void(rule)) => return self.give(Order::Close(rule)),
         }
         if let Some(Eyes::Http2(frames)) = self.eyes.get() {
             frames.tick();

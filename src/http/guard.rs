@@ -105,8 +105,8 @@ impl<I> Guard<I> {
         &self.watch
     }
 
-    pub fn get_ref(&self) -> &I {
-        &self.io
+    pub fn get_mut(&mut self) -> &mut I {
+        &mut self.io
     }
 
     /// How many of these bytes may pass now. The rest is an unfinished head, held by a `CONNECT`, or lost to a

@@ -18,10 +18,7 @@ use super::{
     respond::{self, Reader},
     target::{Form, Target},
 };
-use crate::{
-    drain::Stage,
-    fault::{Fault, Reason},
-};
+use crate::fault::{Fault, Reason};
 
 /// Takes a request's head over from its caller: the guard's verdict, then hygiene; from here on it has an id.
 ///
@@ -158,7 +155,7 @@ pub fn finish(
             response
         }
     };
-    closes |= exchange.connection.desk().stage() >= Stage::LameDuck;
+    closes |= exchange.connection.is_leaving();
     if closes && !exchange.connection.is_http2() {
         response
             .headers_mut()

@@ -68,6 +68,11 @@ pub const fn statuses(reason: Reason) -> (StatusCode, u16) {
         | Reason::Unresolved
         | Reason::ConnectFailed
         | Reason::ConnectTimeout
+        | Reason::NoIdentity
+        | Reason::PeerSpeaksNoTls
+        | Reason::WrongIdentity
+        | Reason::RefusedIdentity
+        | Reason::TlsFailed
         | Reason::Refused
         | Reason::Reset
         | Reason::Draining

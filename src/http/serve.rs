@@ -21,7 +21,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use super::{
     body::Body,
@@ -29,6 +29,7 @@ use super::{
     frames::Frames,
     guard::Guard,
 };
+use crate::net::Stream;
 
 /// What answers the requests of one direction.
 pub trait Handler: 'static {
@@ -93,30 +94,41 @@ where
     }
 }
 
+/// What is known of a connection's bytes before HTTP begins, with those that were read to know it.
+pub enum Opening {
+    /// Nothing: the first bytes tell which HTTP it is.
+    Unknown,
+    Http1(Bytes),
+    Http2(Bytes),
+}
+
 impl Server {
     /// Serves one connection to its end. Dropping the future closes it.
     pub async fn serve<H: Handler>(
         &self,
-        stream: TcpStream,
+        mut stream: Stream,
+        opening: Opening,
         connection: Rc<Connection>,
         handler: Rc<H>,
     ) {
         let weak: std::rc::Weak<dyn super::tick::Timed> = Rc::downgrade(&connection) as _;
         let _timed = connection.desk().tick.watch(weak);
-        let Some(protocol) = detect(&stream, &connection).await else {
-            return;
+        let opening = match opening {
+            Opening::Unknown => detect(&mut stream, &connection).await,
+            known => known,
         };
-        match protocol {
-            Protocol::Http1(prefix) => self.serve_http1(stream, prefix, connection, handler).await,
-            Protocol::Http2(prefix) => {
+        match opening {
+            Opening::Http1(prefix) => self.serve_http1(stream, prefix, connection, handler).await,
+            Opening::Http2(prefix) => {
                 Box::pin(self.serve_http2(stream, prefix, connection, handler)).await
             }
+            Opening::Unknown => {}
         }
     }
 
     async fn serve_http1<H: Handler>(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         prefix: Bytes,
         connection: Rc<Connection>,
         handler: Rc<H>,
@@ -149,7 +161,7 @@ impl Server {
                 Driven::Resting => {
                     guard.take_back(&read_buf);
                     drop(read_buf);
-                    if !rest(&connection, guard.get_ref()).await {
+                    if !rest(&connection, guard.get_mut()).await {
                         return;
                     }
                 }
@@ -159,7 +171,7 @@ impl Server {
 
     async fn serve_http2<H: Handler>(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         prefix: Bytes,
         connection: Rc<Connection>,
         handler: Rc<H>,
@@ -211,7 +223,7 @@ async fn drive(
 }
 
 /// Waits, without a buffer, for the next request's first byte; false when the connection is to close instead.
-async fn rest(connection: &Connection, stream: &TcpStream) -> bool {
+async fn rest(connection: &Connection, stream: &mut Stream) -> bool {
     let mut readable = pin!(stream.readable());
     let woken = poll_fn(|cx| match connection.order(cx) {
         Order::Serve | Order::Rest => readable.as_mut().poll(cx).map(|ready| ready.is_ok()),
@@ -222,37 +234,32 @@ async fn rest(connection: &Connection, stream: &TcpStream) -> bool {
     woken
 }
 
-enum Protocol {
-    Http1(Bytes),
-    Http2(Bytes),
-}
-
-/// Reads until the first bytes tell; none when the caller left or took too long.
-async fn detect(stream: &TcpStream, connection: &Connection) -> Option<Protocol> {
+/// Reads until the first bytes tell; nothing is known when the caller left or took too long.
+async fn detect(stream: &mut Stream, connection: &Connection) -> Opening {
     let mut first = BytesMut::new();
     let read = async {
         loop {
-            stream.readable().await.ok()?;
+            stream.readable().await?;
             // Reserved only now, so that an idle connection holds no buffer.
             first.reserve(4096);
-            match stream.try_read_buf(&mut first) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return None,
+            if stream.read_buf(&mut first).await? == 0 {
+                return Ok::<_, io::Error>(Opening::Unknown);
             }
             if first.starts_with(PREFACE) {
-                return Some(Protocol::Http2(first.split().freeze()));
+                return Ok(Opening::Http2(first.split().freeze()));
             }
             if !PREFACE.starts_with(&first) {
-                return Some(Protocol::Http1(first.split().freeze()));
+                return Ok(Opening::Http1(first.split().freeze()));
             }
         }
     };
     let mut read = pin!(read);
     poll_fn(|cx| match connection.order(cx) {
-        Order::Serve | Order::Rest => read.as_mut().poll(cx),
-        Order::Finish | Order::Close(_) => Poll::Ready(None),
+        Order::Serve | Order::Rest => read
+            .as_mut()
+            .poll(cx)
+            .map(|read| read.unwrap_or(Opening::Unknown)),
+        Order::Finish | Order::Close(_) => Poll::Ready(Opening::Unknown),
     })
     .await
 }

@@ -14,10 +14,12 @@ use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Durat
 
 use crate::{
     http::{
-        Door, Metrics, RouteMeter,
+        Door, Entrance, Facts, Metrics, Opening, Reception, RouteMeter,
         client::{Keeping, Landlord, Peer},
+        dialer::{Dialer, Plain},
         tick::Tick,
     },
+    net::Accepted,
     telemetry::Direction,
 };
 
@@ -107,6 +109,16 @@ impl Plan {
     }
 }
 
+impl Reception for Stack {
+    async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
+        let connection = entrance.connection(Facts::plain(&accepted, &entrance.door));
+        let server = &entrance.server;
+        server
+            .serve(accepted.stream.into(), Opening::Unknown, connection, self)
+            .await
+    }
+}
+
 /// A plan as one worker follows it.
 pub struct Local {
     ways: Vec<(Door, Way)>,
@@ -157,6 +169,9 @@ impl Local {
         let landlord: Rc<dyn Landlord> = Rc::new(Open {
             interim: interim.clone(),
         });
+        let dialer: Rc<dyn Dialer> = Rc::new(Plain {
+            connect_timeout: CONNECT,
+        });
         let ways: Vec<(Door, Way)> = plan
             .apps()
             .map(|(door, app)| {
@@ -168,7 +183,7 @@ impl Local {
                         connect_timeout: CONNECT,
                         idle: IDLE,
                     };
-                    Peer::new(app.address, keeping, landlord.clone(), tick)
+                    Peer::new(app.address, keeping, landlord.clone(), dialer.clone(), tick)
                 });
                 (
                     door,

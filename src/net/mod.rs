@@ -1,4 +1,4 @@
-//! Sockets: listen, accept, for whom, which protocol, dial, copy bytes.
+//! Sockets: listen, accept, for whom, which protocol, dial, copy bytes, plain or under TLS.
 //!
 //! Every worker has a socket of its own on each address (`SO_REUSEPORT`); what leaves has keep-alive and
 //! `TCP_USER_TIMEOUT`, so that a dead peer is noticed in 30 s at most.
@@ -9,11 +9,13 @@ mod dial;
 mod listener;
 mod original_dst;
 mod relay;
+mod stream;
 
-pub use dial::{Stream, dial};
+pub use dial::dial;
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use original_dst::original_dst;
 pub use relay::{Broken, Count, Early, Side, Tally, Tunnel, relay};
+pub use stream::{Stream, is_alert};
 
 use std::net::{IpAddr, SocketAddr};
 

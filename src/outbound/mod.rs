@@ -20,10 +20,26 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use cluster::Cluster;
 
-use crate::http::tick::{Tick, Ticks};
+use crate::{
+    http::{
+        Entrance, Facts, Opening, Reception,
+        tick::{Tick, Ticks},
+    },
+    net::Accepted,
+};
 
 /// Strangers that a worker keeps clusters for; beyond, the one that was used longest ago goes.
 const STRANGERS: usize = 256;
+
+impl Reception for Stack {
+    async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
+        let connection = entrance.connection(Facts::plain(&accepted, &entrance.door));
+        let server = &entrance.server;
+        server
+            .serve(accepted.stream.into(), Opening::Unknown, connection, self)
+            .await
+    }
+}
 
 /// A plan as one worker follows it.
 pub struct Local {

@@ -317,11 +317,13 @@ impl Local {
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());
                 match cluster.tunnel(Deadline::NONE).await {
-                    Ok(upstream) => {
+                    Ok(dialled) => {
                         if let Some(watch) = exchange.connection.watch() {
                             watch.tunnel();
                         }
-                        exchange.connection.becomes(Tunnel { upstream });
+                        exchange.connection.becomes(Tunnel {
+                            upstream: dialled.stream,
+                        });
                         Ok(Response::new(Body::empty()))
                     }
                     Err(fault) => {

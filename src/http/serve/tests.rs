@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    http::{Desk, Door, Metrics, Timers, tick::Tick},
+    http::{Desk, Door, Facts, Metrics, Timers, tick::Tick},
     net,
     telemetry::{self, AccessLog, Direction},
     units::Time,
@@ -67,12 +67,20 @@ impl Served {
             ..Timers::outbound()
         };
         let meter = metrics.listener(Direction::Outbound);
-        let connection = Connection::new(&accepted, Door::Main, timers, &desk, &meter);
+        let connection =
+            Connection::new(Facts::plain(&accepted, &Door::Main), timers, &desk, &meter);
         let handler = Rc::new(Ok200);
         let answering = handler.clone();
         let task = spawn_local(async move {
             let server = Server::default();
-            server.serve(accepted.stream, connection, answering).await;
+            server
+                .serve(
+                    accepted.stream.into(),
+                    Opening::Unknown,
+                    connection,
+                    answering,
+                )
+                .await;
         });
         Served {
             client: client.unwrap(),

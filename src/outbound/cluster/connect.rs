@@ -13,8 +13,10 @@ use tokio::sync::{Notify, watch};
 use super::Cluster;
 use crate::{
     fault::{Fault, Reason},
-    http::client::{Landlord, Lease},
-    net,
+    http::{
+        client::{Landlord, Lease},
+        dialer::Dialled,
+    },
     outbound::{endpoint::Endpoint, upstream::Upstream},
     resilience::Deadline,
 };
@@ -98,7 +100,7 @@ impl Cluster {
     }
 
     /// A raw connection for a tunnel.
-    pub async fn tunnel(self: &Rc<Self>, deadline: Deadline) -> Result<net::Stream, Fault> {
+    pub async fn tunnel(self: &Rc<Self>, deadline: Deadline) -> Result<Dialled, Fault> {
         let (endpoint, probe) = match self.choose(None, Instant::now()) {
             Some(chosen) => chosen,
             None => self.await_endpoint(deadline).await?,

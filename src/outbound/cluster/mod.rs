@@ -28,6 +28,7 @@ use crate::{
     http::{
         Body, RequestBody, Trail,
         client::{self, Keeping, Landlord, Outgoing, Peer},
+        dialer::{Dialer, Plain},
         replay::Record,
         tick::Tick,
     },
@@ -45,6 +46,7 @@ pub struct Cluster {
     picker: Picker,
     rng: RefCell<fastrand::Rng>,
     freed: Rc<Freed>,
+    dialer: Rc<dyn Dialer>,
     tick: Rc<Tick>,
     interim: prometheus::IntCounter,
     _watchers: RefCell<Vec<Owned>>,
@@ -87,6 +89,9 @@ impl Cluster {
             picker: Picker::new(upstream.settings.load_balancing.policy),
             rng: RefCell::new(fastrand::Rng::new()),
             freed,
+            dialer: Rc::new(Plain {
+                connect_timeout: upstream.settings.timeouts.connect.duration(),
+            }),
             tick: tick.clone(),
             interim: interim.clone(),
             _watchers: RefCell::default(),
@@ -133,7 +138,13 @@ impl Cluster {
                         && Arc::ptr_eq(&endpoint.health, &member.health)
                 });
                 same.cloned().unwrap_or_else(|| {
-                    let peer = Peer::new(member.address, keeping, landlord.clone(), &self.tick);
+                    let peer = Peer::new(
+                        member.address,
+                        keeping,
+                        landlord.clone(),
+                        self.dialer.clone(),
+                        &self.tick,
+                    );
                     Endpoint::new(member, peer, &self.upstream)
                 })
             })
