@@ -135,7 +135,8 @@ fn the_sidecar_of_the_same_image_has_no_capability() {
     command
         .env("WEFT_READY_FILE", &ready)
         .env("XDG_STATE_HOME", folder.path())
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
     let mut sidecar = Running(pod.inside(|| command.spawn()).expect("capsh runs"));
     wait_until("the sidecar to be ready", || {
         assert!(

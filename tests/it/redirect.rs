@@ -452,6 +452,30 @@ fn a_dry_run_says_the_rules_and_writes_nothing() {
 }
 
 #[test]
+fn where_ipv6_is_switched_off_there_is_ipv4_to_redirect() {
+    let (client, server) = Pod::pair();
+    let _sidecar = Greeter::start(&server, "0.0.0.0:15006", "inbound");
+    server.prints(
+        "sh",
+        &[
+            "-c",
+            "for c in all lo; do echo 1 > /proc/sys/net/ipv6/conf/$c/disable_ipv6; done",
+        ],
+    );
+    let said = server.redirect(&["apply"]);
+    assert!(
+        said.ends_with("IPv6 is switched off here: there is only IPv4 to redirect.\n"),
+        "{said}"
+    );
+    says(
+        client.hears(APPLICATION, server.at(8080)),
+        "inbound",
+        server.at(8080),
+    );
+    server.redirect(&["remove"]);
+}
+
+#[test]
 fn the_most_exclusions_fit_into_one_batch() {
     let (client, server) = Pod::pair();
     let _sidecar = sidecar(&server);

@@ -26,15 +26,24 @@ const HOST_SCOPE: u8 = 254;
 /// `lo` is the first interface of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// False where the kernel has no IPv6.
-pub(super) fn add() -> Result<bool, Refused> {
+/// Whether there is an IPv6 to redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ipv6 {
+    On,
+    /// By `net.ipv6.conf.*.disable_ipv6`.
+    Off,
+    /// The kernel was started or built without it.
+    Missing,
+}
+
+pub(super) fn add() -> Result<Ipv6, Refused> {
     match tell(NEW_ADDRESS, CREATE | REPLACE) {
-        Ok(()) => Ok(true),
-        Err(No {
-            why: Errno::OPNOTSUPP | Errno::AFNOSUPPORT,
-            ..
-        }) => Ok(false),
-        Err(no) => Err(refused("add ::6 to lo", no)),
+        Ok(()) => Ok(Ipv6::On),
+        Err(no) => match no.why {
+            Errno::ACCESS => Ok(Ipv6::Off),
+            Errno::OPNOTSUPP | Errno::AFNOSUPPORT => Ok(Ipv6::Missing),
+            _ => Err(refused("add ::6 to lo", no)),
+        },
     }
 }
 
@@ -42,11 +51,10 @@ pub(super) fn add() -> Result<bool, Refused> {
 pub(super) fn remove() -> Result<(), Refused> {
     match tell(DELETE_ADDRESS, 0) {
         Ok(()) => Ok(()),
-        Err(No {
-            why: Errno::ADDRNOTAVAIL | Errno::OPNOTSUPP | Errno::AFNOSUPPORT,
-            ..
-        }) => Ok(()),
-        Err(no) => Err(refused("take ::6 from lo", no)),
+        Err(no) => match no.why {
+            Errno::ADDRNOTAVAIL | Errno::OPNOTSUPP | Errno::AFNOSUPPORT => Ok(()),
+            _ => Err(refused("take ::6 from lo", no)),
+        },
     }
 }
 

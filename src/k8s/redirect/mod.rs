@@ -16,12 +16,11 @@ mod rule;
 mod socket;
 mod table;
 
-use std::fmt::Write;
-
 pub use plan::{MOST_EXCLUSIONS, Plan};
 pub use rule::{Interface, Invalid, Ports, User};
 
 use kernel::Kernel;
+use loopback::Ipv6;
 use table::Table;
 
 /// Why nothing was changed.
@@ -66,13 +65,14 @@ pub fn apply(plan: &Plan) -> Result<String, Refused> {
     // First: without it the table would send IPv6 to a sidecar that cannot answer for the caller.
     let ipv6 = loopback::add()?;
     Kernel::open()?.replace(&table)?;
-    let mut words = table.to_string();
-    if !ipv6 {
-        words.push_str(
-            "\nThis kernel has no IPv6 (module `ipv6`): there is only IPv4 to redirect.\n",
-        );
-    }
-    Ok(words)
+    let only = match ipv6 {
+        Ipv6::On => "",
+        Ipv6::Off => "\nIPv6 is switched off here: there is only IPv4 to redirect.\n",
+        Ipv6::Missing => {
+            "\nThis kernel has no IPv6 (module `ipv6`): there is only IPv4 to redirect.\n"
+        }
+    };
+    Ok(format!("{table}{only}"))
 }
 
 /// Says what [`apply`] would write, and touches nothing; needs no privilege.
@@ -92,8 +92,5 @@ pub fn remove() -> Result<bool, Refused> {
 pub fn show() -> Result<String, Refused> {
     privilege::raise()?;
     let table: Table<rule::Found> = Kernel::open()?.read()?;
-    let mut words = String::new();
-    // A String takes everything.
-    let _ = write!(words, "{table}");
-    Ok(words)
+    Ok(table.to_string())
 }
