@@ -4,6 +4,9 @@
 //! keeps its place. An upstream that is not reached rests, and one event probes it again. Knows no store and no
 //! callee; time is given. Memory: 100 to 200 bytes a pending event.
 
+mod rule;
+mod wait;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
@@ -11,18 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DeliverSettings, gate::Gate};
-use crate::{
-    outbox::{KeyHash, Pending, Seq, Wall},
-    resilience::Backoff,
-};
+use super::gate::Gate;
+use crate::outbox::{KeyHash, Pending, Seq, Wall};
+use rule::rule;
+
+pub use rule::{Rule, Rules};
 
 /// Deliveries under way at once, over all routes.
 const FLYING: usize = 1024;
 /// And their bytes.
 const FLYING_BYTES: u64 = 64 << 20;
-/// A wait by the wall clock is looked at again after this long, because that clock may be set.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where an event waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,40 +31,6 @@ pub enum LaneId {
     Key(KeyHash),
     Alone(Seq),
 }
-
-/// How a route's events are delivered.
-#[derive(Debug, Clone, Copy)]
-pub struct Rule {
-    pub attempts: u32,
-    pub timeout: Duration,
-    concurrency: u32,
-    backoff: Backoff,
-    retry_after_max: Duration,
-}
-
-impl From<&DeliverSettings> for Rule {
-    fn from(said: &DeliverSettings) -> Self {
-        Rule {
-            attempts: said.attempts,
-            timeout: said.timeout.into(),
-            concurrency: said.concurrency,
-            backoff: said.backoff.into(),
-            retry_after_max: said.retry_after_max.into(),
-        }
-    }
-}
-
-impl Rule {
-    /// The wait before the next attempt; what the callee asked for is the least.
-    pub fn wait(&self, attempts: u32, asked: Option<Duration>) -> Duration {
-        let asked = asked.unwrap_or_default().min(self.retry_after_max);
-        let drawn = self.backoff.draw(attempts, &mut fastrand::Rng::new());
-        drawn.max(asked)
-    }
-}
-
-/// Rules by route; a route that is gone from the file has the default ones.
-pub type Rules = HashMap<Arc<str>, Rule>;
 
 /// An event to deliver now.
 #[derive(Debug, Clone)]
@@ -242,21 +209,6 @@ impl Lanes {
         }
     }
 
-    /// When to ask for the next event again, if nothing else happens.
-    pub fn wake_at(&self) -> Option<Instant> {
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let waiting = |upstream: &usize| {
-            let mut groups = self.groups.iter();
-            groups.any(|group| group.upstream == *upstream && !group.ready.is_empty())
-        };
-        let gates = (0..self.upstreams.len())
-            .filter(|at| !self.upstreams[*at].parked)
-            .filter_map(|at| Some((at, self.upstreams[at].gate.opens_at()?)))
-            .filter(|(at, _)| waiting(at))
-            .map(|(_, opens)| opens);
-        timer.into_iter().chain(gates).min()
-    }
-
     /// The lane's first event is finished; `reached`: the callee took or refused it.
     pub fn done(&mut self, id: LaneId, reached: bool, now: Instant, wall: Wall) {
         let Some((group, probe)) = self.land(id) else {
@@ -385,73 +337,6 @@ impl Lanes {
         (group, known.is_none())
     }
 
-    /// Puts a lane where its first event belongs now.
-    fn settle(&mut self, id: LaneId, now: Instant, wall: Wall) {
-        let Some(lane) = self.lanes.get_mut(&id) else {
-            return;
-        };
-        let Entry {
-            due, expiry, group, ..
-        } = lane.first;
-        if expiry.is_some_and(|expiry| expiry <= wall) {
-            lane.place = Place::Urgent;
-            self.urgent.push_back(id);
-            return;
-        }
-        let left = expiry.map(|expiry| expiry.since(wall).min(LOOK_AGAIN));
-        if due > wall {
-            let wait = due.since(wall).min(LOOK_AGAIN);
-            lane.place = Place::Resting(now + wait);
-            let wait = left.map_or(wait, |left| left.min(wait));
-            self.timers.push(Reverse((now + wait, id)));
-            return;
-        }
-        lane.place = Place::Ready;
-        self.groups[group].ready.push_back(id);
-        if let Some(left) = left {
-            self.timers.push(Reverse((now + left, id)));
-        }
-    }
-
-    fn rest(&mut self, id: LaneId, wait: Duration, now: Instant, wall: Wall) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            // The wait that was drawn counts, not the wall clock's.
-            lane.first.due = Wall(0);
-            lane.place = Place::Resting(now + wait);
-            let expiry = lane.first.expiry;
-            let left = expiry.map_or(wait, |expiry| expiry.since(wall).min(wait));
-            self.timers.push(Reverse((now + left, id)));
-        }
-    }
-
-    /// Looks at every lane whose timer has run out.
-    fn wake(&mut self, now: Instant, wall: Wall) {
-        while let Some(Reverse((at, id))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
-            let Some(lane) = self.lanes.get_mut(&id) else {
-                continue;
-            };
-            let expired = lane.first.expiry.is_some_and(|expiry| expiry <= wall);
-            match lane.place {
-                Place::Resting(until) if until <= now || expired => self.settle(id, now, wall),
-                Place::Resting(until) => self.timers.push(Reverse((until, id))),
-                Place::Ready if expired => {
-                    lane.place = Place::Urgent;
-                    self.urgent.push_back(id);
-                }
-                Place::Ready => {
-                    if let Some(expiry) = lane.first.expiry {
-                        let left = expiry.since(wall).min(LOOK_AGAIN);
-                        self.timers.push(Reverse((now + left, id)));
-                    }
-                }
-                Place::Urgent | Place::Flying { .. } => {}
-            }
-        }
-    }
-
     fn fly(&mut self, id: LaneId, probe: bool, expired: bool) -> Option<Start> {
         let lane = self.lanes.get_mut(&id)?;
         lane.place = Place::Flying { probe };
@@ -491,13 +376,6 @@ pub fn lane_of(pending: &Pending) -> LaneId {
     match pending.key {
         Some(key) if pending.replays == 0 => LaneId::Key(key),
         _ => LaneId::Alone(pending.seq),
-    }
-}
-
-fn rule(rules: &Rules, route: &str) -> Rule {
-    match rules.get(route) {
-        Some(rule) => *rule,
-        None => Rule::from(&DeliverSettings::default()),
     }
 }
 

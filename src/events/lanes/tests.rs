@@ -1,7 +1,7 @@
 use std::num::NonZeroU64;
 
 use super::*;
-use crate::outbox::EventId;
+use crate::{events::DeliverSettings, outbox::EventId};
 
 struct Bench {
     lanes: Lanes,
