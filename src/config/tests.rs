@@ -1,5 +1,6 @@
 //! Files in, words out: what an operator is told of each mistake, and that what is printed can be loaded.
 
+mod authorization;
 mod mistakes;
 
 use std::{collections::BTreeSet, fmt::Write};

@@ -3,14 +3,13 @@
 
 use std::{
     io::{self, Read},
-    net::{IpAddr, UdpSocket},
     sync::{Mutex, mpsc},
     thread,
 };
 
 use crate::harness::{
     Answer, Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, Weft, block, dead_address,
-    flag, kind, parts, wait_until,
+    flag, kind, own_address, parts, wait_until,
 };
 
 fn to(address: &str) -> Weft {
@@ -898,15 +897,6 @@ fn our_own_user_reads_who_and_why() {
         "{text}"
     );
     assert!(text.contains(&format!("connect refused {dead}")), "{text}");
-}
-
-/// This machine's own address, as a stranger's; none where it has but loopback.
-fn own_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // No packet is sent by this.
-    socket.connect("192.0.2.1:9").ok()?;
-    let address = socket.local_addr().ok()?.ip();
-    (!address.is_loopback()).then_some(address)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Stories over real sockets, starting from YAML. One module a story; `harness` is what they stand on.
 
+mod authorize;
 mod balance;
 mod breaker;
 mod commands;

@@ -14,7 +14,7 @@ mod raw;
 mod weft;
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -65,4 +65,13 @@ pub fn free_port() -> u16 {
 /// An address where connections are refused.
 pub fn dead_address() -> String {
     format!("127.0.0.1:{}", free_port())
+}
+
+/// This machine's own address, as a stranger's; none where it has but loopback.
+pub fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // No packet is sent by this.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then_some(address)
 }
