@@ -37,6 +37,6 @@ pub use ordinary::OrdinaryError;
 pub use pem::PemError;
 pub use server::{Accepted, accept};
 pub use settings::{Ordinary, Settings, Towards};
-pub use source::{Source, SourceError};
+pub use source::{ApiError, Source, SourceError};
 pub use store::{Changes, Store};
 pub use trust::{Peer, Untrusted};

@@ -1,0 +1,326 @@
+//! A SPIFFE Workload API: identity, bundles and revocation lists, streamed over a Unix socket.
+//!
+//! The agent sends all of it again whenever any of it changes, and renews certificates in good time: that is its
+//! business. Ours is to stay connected: a stream that ends is opened again, after 100 ms, doubling up to 30 s.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, client};
+use http::{HeaderMap, Request, StatusCode};
+use prost::Message;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+use x509_parser::parse_x509_certificate;
+
+use super::{News, SourceError, federated, take};
+use crate::tls::{
+    bundles::{Bundles, Revocations},
+    identity::{Identity, IdentityError},
+    metrics::Rotation,
+    settings::{Settings, Socket},
+    store::Store,
+};
+
+const FETCH: &str = "http://localhost/SpiffeWorkloadAPI/FetchX509SVID";
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// For the socket and HTTP/2's first frames. The answer itself may take as long as it takes to be known to the agent.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One message may have this many bytes: some thousand certificates.
+const LONGEST_MESSAGE: usize = 4 << 20;
+
+/// A Workload API that a store follows.
+pub(super) struct Followed {
+    settings: Settings,
+    socket: Socket,
+    store: Store,
+    /// A digest of what was taken last: a reconnected agent says the same again, and that is no rotation.
+    seen: Option<[u8; 32]>,
+}
+
+/// Why a stream is over.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    #[error("no connection within 5 s")]
+    Slow,
+    #[error("the stream broke: {0}")]
+    Stream(#[from] h2::Error),
+    #[error("the answer is HTTP {0}, no gRPC")]
+    Status(StatusCode),
+    #[error("the agent says {code}: {words}")]
+    Grpc { code: String, words: String },
+    #[error("a message has {0} bytes, more than 4 MiB")]
+    TooLong(usize),
+    #[error("a message is compressed, which was not asked for")]
+    Compressed,
+    #[error("a message cannot be read: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    #[error("the stream ended")]
+    Ended,
+}
+
+impl Followed {
+    pub fn new(settings: &Settings, socket: &Socket, store: &Store) -> Self {
+        Followed {
+            settings: settings.clone(),
+            socket: socket.clone(),
+            store: store.clone(),
+            seen: None,
+        }
+    }
+
+    pub async fn run(mut self) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let error = match Messages::open(&self.socket.path().to_owned()).await {
+                Ok(mut messages) => loop {
+                    match messages.next().await {
+                        Ok(message) => {
+                            wait = FIRST_WAIT;
+                            self.look(&message);
+                        }
+                        Err(error) => break error,
+                    }
+                },
+                Err(error) => error,
+            };
+            self.store.metrics().rotation(Rotation::Unavailable);
+            tracing::warn!(socket = %self.socket, %error, again_ms = wait.as_millis() as u64, "the Workload API is asked again");
+            // Between half and all of it, so that the workloads of a machine do not come back at once.
+            sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn look(&mut self, message: &Bytes) {
+        let digest = Sha256::digest(message).into();
+        if self.seen == Some(digest) {
+            return;
+        }
+        let news = Response::decode(message.clone())
+            .map_err(|error| SourceError::Api(error.into()))
+            .and_then(|response| news(response, &self.settings));
+        if take(&self.store, news, &self.socket.to_string()).is_some() {
+            self.seen = Some(digest);
+        }
+    }
+}
+
+/// The first identity is ours: the agent puts the default one there.
+fn news(response: Response, settings: &Settings) -> Result<News, SourceError> {
+    let Some(svid) = response.svids.into_iter().next() else {
+        return Err(SourceError::NoIdentity);
+    };
+    let chain = certificates(&svid.chain).ok_or(IdentityError::Chain(1))?;
+    let key = PrivatePkcs8KeyDer::from(svid.key);
+    let identity = Identity::new(chain, key.into(), SystemTime::now())?;
+    let mut roots: HashMap<String, Vec<u8>> = HashMap::new();
+    for (domain, bundle) in response.federated {
+        let domain = domain.strip_prefix("spiffe://").unwrap_or(&domain);
+        let said_here = settings
+            .trust_bundles
+            .keys()
+            .any(|said| said.as_str() == domain);
+        // An agent may know of a domain before it has its roots; what the file says goes before what the agent says.
+        if !bundle.is_empty() && !said_here {
+            roots.insert(domain.to_owned(), bundle);
+        }
+    }
+    roots.insert(identity.id().trust_domain().to_owned(), svid.bundle);
+    let mut bundles = Bundles::default();
+    for (domain, bundle) in roots {
+        let roots = certificates(&bundle).ok_or_else(|| SourceError::Roots(domain.clone()))?;
+        bundles.add(&domain, &roots)?;
+    }
+    federated(&settings.trust_bundles, &mut bundles)?;
+    let lists: Vec<_> = response
+        .lists
+        .into_iter()
+        .map(CertificateRevocationListDer::from)
+        .collect();
+    Ok(News {
+        identity,
+        bundles,
+        revocations: Revocations::new(&lists)?,
+    })
+}
+
+/// Certificates in DER, one behind the other.
+fn certificates(mut der: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = parse_x509_certificate(der).ok()?;
+        found.push(der[..der.len() - rest.len()].to_vec().into());
+        der = rest;
+    }
+    Some(found)
+}
+
+/// The messages of one stream.
+struct Messages {
+    body: RecvStream,
+    bytes: BytesMut,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Messages {
+    async fn open(socket: &PathBuf) -> Result<Self, ApiError> {
+        let connect = async {
+            let stream = UnixStream::connect(socket)
+                .await
+                .map_err(ApiError::Connect)?;
+            Ok::<_, ApiError>(client::handshake(stream).await?)
+        };
+        let (requests, connection) = timeout(CONNECT, connect)
+            .await
+            .map_err(|_| ApiError::Slow)??;
+        // What ends the connection ends its streams, and is told there.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let opened = Self::fetch(requests).await;
+        match opened {
+            Ok(body) => Ok(Messages {
+                body,
+                bytes: BytesMut::new(),
+                connection,
+            }),
+            Err(error) => {
+                connection.abort();
+                Err(error)
+            }
+        }
+    }
+
+    async fn fetch(requests: client::SendRequest<Bytes>) -> Result<RecvStream, ApiError> {
+        let request = Request::post(FETCH)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            // Without it an agent answers nobody: a browser cannot be made to send it.
+            .header("workload.spiffe.io", "true")
+            .body(())
+            .expect("every part is a constant that is valid");
+        let (answer, mut body) = requests.ready().await?.send_request(request, false)?;
+        // One message of no bytes, not compressed.
+        body.send_data(Bytes::from_static(&[0; 5]), true)?;
+        let answer = answer.await?;
+        if answer.status() != StatusCode::OK {
+            return Err(ApiError::Status(answer.status()));
+        }
+        grpc_status(answer.headers())?;
+        Ok(answer.into_body())
+    }
+
+    /// The next message. Dropping the future may lose a part of it.
+    async fn next(&mut self) -> Result<Bytes, ApiError> {
+        const PREFIX: usize = 5;
+        loop {
+            if let Some((&[compressed, a, b, c, d], _)) = self.bytes.split_first_chunk::<PREFIX>() {
+                let length = u32::from_be_bytes([a, b, c, d]) as usize;
+                if compressed != 0 {
+                    return Err(ApiError::Compressed);
+                }
+                if length > LONGEST_MESSAGE {
+                    return Err(ApiError::TooLong(length));
+                }
+                if self.bytes.len() >= PREFIX + length {
+                    self.bytes.advance(PREFIX);
+                    return Ok(self.bytes.split_to(length).freeze());
+                }
+            }
+            match self.body.data().await {
+                Some(data) => {
+                    let data = data?;
+                    self.bytes.extend_from_slice(&data);
+                    self.body.flow_control().release_capacity(data.len())?;
+                }
+                None => {
+                    if let Some(trailers) = self.body.trailers().await? {
+                        grpc_status(&trailers)?;
+                    }
+                    return Err(ApiError::Ended);
+                }
+            }
+        }
+    }
+}
+
+/// An error where the headers or trailers say that the call failed.
+fn grpc_status(fields: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name: &str| {
+        fields
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    match text("grpc-status") {
+        Some(code) if code != "0" => {
+            let code = match &*code {
+                "3" => "INVALID_ARGUMENT".to_owned(),
+                "7" => "PERMISSION_DENIED".to_owned(),
+                "12" => "UNIMPLEMENTED".to_owned(),
+                "14" => "UNAVAILABLE".to_owned(),
+                other => other.to_owned(),
+            };
+            Err(ApiError::Grpc {
+                code,
+                words: text("grpc-message").unwrap_or_default(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `X509SVIDResponse` of workload.proto.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct Response {
+    #[prost(message, repeated, tag = "1")]
+    svids: Vec<Svid>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    lists: Vec<Vec<u8>>,
+    #[prost(map = "string, bytes", tag = "3")]
+    federated: HashMap<String, Vec<u8>>,
+}
+
+/// `X509SVID` of workload.proto. All in DER.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct Svid {
+    #[prost(bytes = "vec", tag = "2")]
+    chain: Vec<u8>,
+    /// PKCS#8, not encrypted.
+    #[prost(bytes = "vec", tag = "3")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    bundle: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("identities", &self.svids.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid").finish_non_exhaustive()
+    }
+}
