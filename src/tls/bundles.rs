@@ -37,7 +37,7 @@ pub enum BundleError {
     },
     #[error("the bundle of {0} is empty: nobody could be believed")]
     Empty(String),
-    #[error("root {at} of {domain} is no certificate of an authority: {why}")]
+    #[error("root {at} of {domain} cannot be used: {why}")]
     Root {
         domain: String,
         at: usize,
@@ -79,13 +79,10 @@ impl Bundles {
                 at: at + 1,
                 why,
             };
-            anchors.push(
-                anchor_from_trusted_cert(root)
-                    .map_err(|error| broken(error.to_string()))?
-                    .to_owned(),
-            );
-            validity
-                .push(Validity::read(root).ok_or_else(|| broken("it cannot be read".to_owned()))?);
+            validity.push(Validity::of_root(root).map_err(|why| broken(why.to_owned()))?);
+            let anchor =
+                anchor_from_trusted_cert(root).map_err(|error| broken(error.to_string()))?;
+            anchors.push(anchor.to_owned());
         }
         let bundle = Bundle {
             anchors: anchors.into(),
@@ -145,5 +142,57 @@ impl Revocations {
 
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tls::tests::{DAY, ROOT, id, root};
+
+    fn add(text: &str) -> Result<(), BundleError> {
+        Bundles::default().add_pem("mesh.example", text.as_bytes())
+    }
+
+    #[test]
+    fn an_empty_bundle_is_refused() {
+        let empty = BundleError::Empty("mesh.example".to_owned());
+        assert_eq!(add(""), Err(empty.clone()));
+        assert_eq!(add("# roots will come\n"), Err(empty));
+    }
+
+    #[test]
+    fn what_is_no_root_is_refused() {
+        assert!(add(ROOT.certificate()).is_ok());
+        let leaf = ROOT.issue(&id("web"), DAY).unwrap().certificate;
+        assert!(matches!(add(&leaf), Err(BundleError::Root { at: 1, .. })));
+        let torn = &ROOT.certificate()[..100];
+        assert!(matches!(add(torn), Err(BundleError::Pem { .. })));
+    }
+
+    #[test]
+    fn a_domain_is_said_once() {
+        let mut bundles = Bundles::default();
+        bundles
+            .add_pem("mesh.example", ROOT.certificate().as_bytes())
+            .unwrap();
+        let again = bundles.add_pem(
+            "mesh.example",
+            root("mesh.example").certificate().as_bytes(),
+        );
+        assert_eq!(again, Err(BundleError::Twice("mesh.example".to_owned())));
+        assert_eq!(bundles.domains().collect::<Vec<_>>(), [("mesh.example", 1)]);
+    }
+
+    #[test]
+    fn the_first_date_of_all_lists_counts() {
+        let soon = SystemTime::now() + Duration::from_secs(60);
+        let lists = ROOT.revoke(&[], soon + DAY).unwrap() + &ROOT.revoke(&[], soon).unwrap();
+        let read = Revocations::from_pem(lists.as_bytes()).unwrap();
+        assert!(read.next_update().unwrap() <= soon);
+        assert!(Revocations::from_pem(b"").is_err());
+        assert!(Revocations::from_pem(ROOT.certificate().as_bytes()).is_err());
     }
 }

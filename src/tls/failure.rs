@@ -5,6 +5,7 @@ use std::io;
 use rustls::{AlertDescription, Error};
 
 use super::{trust::Untrusted, verify};
+use crate::fault::Reason;
 
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,16 @@ impl HandshakeError {
         match tls {
             Error::AlertReceived(alert) => HandshakeError::Refused(*alert),
             other => HandshakeError::Protocol(other.clone()),
+        }
+    }
+
+    /// Of a callee: what its caller is told.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            HandshakeError::NoTls => Reason::PeerSpeaksNoTls,
+            HandshakeError::Untrusted(_) => Reason::WrongIdentity,
+            HandshakeError::Refused(_) => Reason::RefusedIdentity,
+            HandshakeError::Protocol(_) | HandshakeError::Gone(_) => Reason::TlsFailed,
         }
     }
 

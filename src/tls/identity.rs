@@ -126,3 +126,113 @@ impl fmt::Debug for Identity {
 pub(super) fn said(moment: SystemTime) -> String {
     httpdate::fmt_http_date(moment)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{
+        issue::{Issued, workload},
+        tests::{DAY, ROOT, id},
+    };
+
+    fn web() -> Issued {
+        ROOT.issue(&id("web"), DAY).unwrap()
+    }
+
+    fn read(certificate: &str, key: &str) -> Result<Identity, IdentityError> {
+        Identity::from_pem(certificate.as_bytes(), key.as_bytes(), SystemTime::now())
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let error = read(&web().certificate, &web().key).unwrap_err();
+        assert_eq!(error, IdentityError::KeyMismatch(id("web")));
+    }
+
+    #[test]
+    fn a_certificate_outside_its_dates_is_refused() {
+        let web = web();
+        let at = |now| {
+            Identity::from_pem(web.certificate.as_bytes(), web.key.as_bytes(), now).unwrap_err()
+        };
+        assert!(matches!(
+            at(SystemTime::now() + 2 * DAY),
+            IdentityError::Expired { .. }
+        ));
+        assert!(matches!(
+            at(SystemTime::now() - DAY),
+            IdentityError::NotYetValid { .. }
+        ));
+    }
+
+    #[test]
+    fn a_chain_ends_with_its_first_certificate_to_end() {
+        let short = ROOT
+            .sign(workload(&["spiffe://mesh.example/b"], SystemTime::now(), DAY / 2).unwrap())
+            .unwrap();
+        let web = web();
+        let chain = format!("{}{}", web.certificate, short.certificate);
+        let alone = read(&web.certificate, &web.key).unwrap();
+        let both = read(&chain, &web.key).unwrap();
+        assert!(both.not_after() < alone.not_after());
+    }
+
+    #[test]
+    fn keys_that_cannot_be_used_say_why() {
+        let certificate = web().certificate;
+        let why = |key: &str| read(&certificate, key).unwrap_err().to_string();
+        assert!(
+            why(
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n"
+            )
+            .contains("encrypted")
+        );
+        let old = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n-----END EC PRIVATE KEY-----\n";
+        assert!(why(old).contains("encrypted"));
+        assert!(
+            why("-----BEGIN DSA PRIVATE KEY-----\nMIIB\n-----END DSA PRIVATE KEY-----\n")
+                .contains("not supported")
+        );
+        assert!(
+            why("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
+                .contains("not supported")
+        );
+        assert!(why("").contains("no private key"));
+        assert!(why(&certificate).contains("no private key"));
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_says_so() {
+        let web = web();
+        assert!(
+            read("", &web.key)
+                .unwrap_err()
+                .to_string()
+                .contains("no certificate")
+        );
+        assert!(
+            read(&web.key, &web.key)
+                .unwrap_err()
+                .to_string()
+                .contains("no certificate")
+        );
+        let torn = &web.certificate[..web.certificate.len() / 2];
+        assert!(
+            read(torn, &web.key)
+                .unwrap_err()
+                .to_string()
+                .contains("no end")
+        );
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_shown() {
+        let web = web();
+        let shown = format!("{:?}", read(&web.certificate, &web.key).unwrap());
+        assert!(shown.contains("spiffe://mesh.example/web"));
+        assert!(!shown.to_lowercase().contains("key"), "{shown}");
+        let secret: String = web.key.lines().nth(1).unwrap().chars().take(20).collect();
+        let mistaken = read(&web.certificate, &web.key.replace('M', "!")).unwrap_err();
+        assert!(!format!("{mistaken} {mistaken:?}").contains(&secret));
+    }
+}

@@ -35,7 +35,17 @@ pub struct Issued {
 impl Authority {
     /// A new root for a trust domain.
     pub fn new(domain: &str, name: &str, lifetime: Duration) -> Result<Self, IssueError> {
-        let mut params = dated(CertificateParams::default(), SystemTime::now(), lifetime);
+        Self::since(SystemTime::now(), domain, name, lifetime)
+    }
+
+    /// A root that counts from `from` on.
+    pub fn since(
+        from: SystemTime,
+        domain: &str,
+        name: &str,
+        lifetime: Duration,
+    ) -> Result<Self, IssueError> {
+        let mut params = dated(CertificateParams::default(), from, lifetime);
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate, time::ASN1Time,
+    x509::X509Version,
 };
 
 use crate::units::{SpiffeId, SpiffeIdError};
@@ -68,6 +69,16 @@ impl Validity {
         parse(der).map(|certificate| Validity::of(&certificate))
     }
 
+    /// Of a root. What is no certificate of an authority vouches for nobody.
+    pub fn of_root(der: &[u8]) -> Result<Self, &'static str> {
+        let root = parse(der).ok_or("it cannot be read")?;
+        // Version 1 has no place to say so.
+        if root.version() == X509Version::V3 && !root.is_ca() {
+            return Err("it is no certificate of an authority");
+        }
+        Ok(Validity::of(&root))
+    }
+
     fn of(certificate: &X509Certificate<'_>) -> Self {
         Validity {
             from: moment(certificate.validity().not_before),
@@ -111,4 +122,87 @@ fn id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, LeafError> {
 /// A date of a certificate. Before 1970 counts as 1970.
 pub(super) fn moment(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose};
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+    use super::*;
+    use crate::tls::{
+        issue::workload,
+        tests::{DAY, ROOT},
+    };
+
+    fn read(params: CertificateParams) -> Result<Leaf, LeafError> {
+        let issued = ROOT.sign(params).unwrap();
+        Leaf::read(&CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap())
+    }
+
+    fn named(uris: &[&str]) -> CertificateParams {
+        workload(uris, SystemTime::now(), DAY).unwrap()
+    }
+
+    #[test]
+    fn a_workload_is_named_by_its_one_uri() {
+        let leaf = read(named(&["spiffe://mesh.example/ns/shop/sa/web"])).unwrap();
+        assert_eq!(leaf.id.as_str(), "spiffe://mesh.example/ns/shop/sa/web");
+        let left = leaf
+            .validity
+            .until
+            .duration_since(SystemTime::now())
+            .unwrap();
+        assert!(left <= DAY && left > DAY / 2);
+    }
+
+    #[test]
+    fn no_uri_and_two_uris_name_nobody() {
+        assert_eq!(read(named(&[])), Err(LeafError::NoUri));
+        let two = ["spiffe://mesh.example/web", "spiffe://mesh.example/orders"];
+        assert_eq!(read(named(&two)), Err(LeafError::ManyUris(2)));
+        let one_of_them = ["spiffe://mesh.example/web", "https://mesh.example/"];
+        assert_eq!(read(named(&one_of_them)), Err(LeafError::ManyUris(2)));
+    }
+
+    #[test]
+    fn a_uri_that_is_no_spiffe_id_names_nobody() {
+        for uri in [
+            "https://mesh.example/web",
+            "spiffe://mesh.example/a/../web",
+            "spiffe://Mesh.example/web",
+        ] {
+            assert!(
+                matches!(read(named(&[uri])), Err(LeafError::Id(_))),
+                "{uri}"
+            );
+        }
+        assert!(matches!(
+            read(named(&["spiffe://mesh.example"])),
+            Err(LeafError::NoPath(_))
+        ));
+    }
+
+    #[test]
+    fn an_authority_is_no_workload() {
+        let mut authority = named(&["spiffe://mesh.example/web"]);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert_eq!(read(authority), Err(LeafError::Authority));
+        for usage in [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign] {
+            let mut signer = named(&["spiffe://mesh.example/web"]);
+            signer.key_usages.push(usage);
+            assert_eq!(read(signer), Err(LeafError::Authority));
+        }
+        let mut mute = named(&["spiffe://mesh.example/web"]);
+        mute.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+        assert_eq!(read(mute), Err(LeafError::KeyUsage));
+    }
+
+    #[test]
+    fn bytes_are_no_certificate() {
+        assert_eq!(Leaf::read(b""), Err(LeafError::Malformed));
+        assert_eq!(Leaf::read(b"\x30\x03abc"), Err(LeafError::Malformed));
+    }
 }
