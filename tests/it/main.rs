@@ -17,6 +17,7 @@ mod life;
 mod metrics;
 mod operate;
 mod pages;
+mod peers;
 mod privilege;
 mod redirect;
 mod retry;

@@ -11,6 +11,7 @@ pub mod netns;
 mod origin;
 pub mod parts;
 mod raw;
+mod tls;
 mod weft;
 
 use std::{
@@ -23,6 +24,7 @@ pub use call::{Answer, Call};
 pub use h2::{Frame, H2Peer, block, flag, grpc_call, grpc_message, grpc_status, kind};
 pub use origin::{Origin, Reply, Seen};
 pub use raw::{RawClient, RawConnection, RawOrigin};
+pub use tls::{Authority, IdentityFolder, Leaf, Wanted};
 pub use weft::{Failed, Weft};
 
 /// How long a condition may take before the test fails; a machine under load is slow, a broken one slower.

@@ -1,13 +1,21 @@
-//! Clients and servers that no one here wrote: nginx, nghttp2's tools, curl, Node's http, Python's grpcio.
+//! Clients and servers that no one here wrote: nginx, nghttp2's tools, curl, Node's http, Python's grpcio; TLS peers in
+//! `secure`, the Workload API and go-spiffe in `spiffe`, other protocols' servers in `stores`, whole suites in `suites`.
 //!
 //! Each runs on a free port and ends with its handle. One that is missing fails the test with what installs it.
 
+mod secure;
+mod spiffe;
+mod stores;
+mod suites;
+
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
 };
 
 use serde_json::Value;
@@ -15,14 +23,62 @@ use tempfile::TempDir;
 
 use super::{free_port, wait_for};
 
+pub use secure::{Envoy, OpensslServer, PythonServer, Speaks, openssl_client, python_tls_call};
+pub use spiffe::{Offers, SpiffeServer, Told, WorkloadApi, spiffe_post};
+pub use stores::{Kind, Store, converse};
+pub use suites::{
+    AutobahnCase, GrpcInteropServer, WebSocketServer, autobahn, browse, grpc_interop, h2spec,
+    websocket_conversation,
+};
+
 /// A child process that ends with its handle.
 struct Running(Child);
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Running {
+    fn stop(&mut self) {
         // An error says that it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+
+    /// What it prints from now on, line by line; its output must be piped.
+    fn lines(&mut self) -> Arc<Mutex<Vec<String>>> {
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let (kept, output) = (Arc::clone(&lines), self.0.stdout.take().expect("piped"));
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                kept.lock().expect("no panic here").push(line);
+            }
+        });
+        lines
+    }
+
+    /// What it says until it ends by itself; killed at the harness's deadline. Both outputs must be piped.
+    fn output(mut self) -> Output {
+        fn all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+            thread::spawn(move || {
+                let mut read = Vec::new();
+                // A read that fails leaves what came before it.
+                let _ = from.read_to_end(&mut read);
+                read
+            })
+        }
+        let stdout = all(self.0.stdout.take().expect("piped"));
+        let stderr = all(self.0.stderr.take().expect("piped"));
+        let status = wait_for("a program to end", || {
+            self.0.try_wait().expect("our own child")
+        });
+        Output {
+            status,
+            stdout: stdout.join().expect("no panic here"),
+            stderr: stderr.join().expect("no panic here"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
