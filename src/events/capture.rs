@@ -29,7 +29,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     http::{Body, Exchange},
-    outbox::{Appended, Appender, Idempotency, OutboxError, Record, Store, Wall},
+    outbox::{Appended, Appender, Bound, Idempotency, OutboxError, Record, Store, Wall},
 };
 
 pub use plan::{Author, Plan};
@@ -271,6 +271,7 @@ fn unavailable(why: &str) -> Fault {
 fn refused(error: OutboxError) -> Fault {
     let words = error.to_string();
     match error {
+        OutboxError::Full { bound: Bound::Disk } => unavailable("the disk is full"),
         OutboxError::Full { .. } => {
             Fault::new(Reason::OutboxFull, words).retry_after(5 * COME_AGAIN)
         }
