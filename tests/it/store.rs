@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::harness::{Answer, Call, Origin, Weft, dead_address, wait_until};
+use crate::harness::{Answer, Call, Origin, Weft, dead_address, parts, wait_until};
 
 /// A sidecar whose POSTs to `email` are deferred; `more` is the file's further keys.
 fn file(endpoint: &str, more: &str) -> String {
@@ -132,6 +132,57 @@ fn a_log_damaged_in_its_middle_is_not_shortened_in_silence() {
     is_refused(&mut weft, &log, "events that were accepted stand behind it");
     fs::write(&log, whole).unwrap();
     is_delivered(&mut weft, 8);
+}
+
+/// The outbox's files on a disk that has no space for its writes from the 200th to the 260th.
+#[test]
+fn a_full_disk_refuses_deferred_calls_alone_and_is_survived() {
+    let disk = tempfile::tempdir().expect("a temporary folder");
+    let path = disk.path().to_str().expect("a plain path");
+    let shim = parts::fault_shim();
+    let origin = Origin::start();
+    let outbox = format!("outbox: {{ path: \"{path}\" }}");
+    let no_space = format!("{}:write:200:60", rustix::io::Errno::NOSPC.raw_os_error());
+    let weft = Weft::start_with(
+        &file(&origin.address(), &outbox),
+        &[
+            ("LD_PRELOAD", shim.to_str().expect("a plain path")),
+            ("SHIM_DIR", path),
+            ("SHIM_FAIL", &no_space),
+        ],
+    );
+    let mut accepted = Vec::new();
+    let mut call = |number: usize| {
+        let answer = defer(&weft, &number.to_string());
+        if answer.status == 202 {
+            accepted.push(number.to_string());
+        }
+        answer
+    };
+    let refused = (0..400).map(&mut call).find(|answer| answer.status != 202);
+    let refused = refused.expect("the disk is full by then");
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (503, Some("store_unavailable"))
+    );
+    assert!(refused.header("retry-after").is_some());
+    weft.wait_for_log("disk full");
+    let passed = Call::get("/now").host("email").send(&weft.outbound());
+    assert_eq!(passed.status, 200);
+    let mut number = 1000;
+    wait_until("space again", || {
+        number += 1;
+        call(number).status == 202
+    });
+    let arrived = || -> Vec<String> {
+        let all = origin.requests();
+        let posts = all.iter().filter(|seen| seen.method == "POST");
+        posts.map(|seen| seen.text()).collect()
+    };
+    wait_until("all that was accepted", || {
+        let arrived = arrived();
+        accepted.iter().all(|body| arrived.contains(body))
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread,
 };
 
@@ -335,6 +335,23 @@ fn cached(name: &str) -> PathBuf {
 /// The Python that has what `tests/parts/requirements.txt` names.
 fn python() -> PathBuf {
     cached("python/bin/python")
+}
+
+/// The shim under libc's file calls (`tests/shim/fault.c`), to be preloaded; compiled once a run.
+pub fn fault_shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let name = format!("fault-it-{}.so", std::process::id());
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/fault.c");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O1", "-o"]);
+        compile.args([&library, &source]);
+        let compiled = output(&mut compile, "apt-get install gcc");
+        let stderr = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success(), "{stderr}");
+        library
+    })
 }
 
 /// Python's grpcio, serving `/weft.test.Echo/{Unary,ClientStream,ServerStream,BiDi}` on bytes.
