@@ -84,7 +84,7 @@ reasons! {
     BodyTooLarge = "body_too_large", Client, Final;
     ExpectationFailed = "expectation_failed", Client, Final;
 
-    /// Upgrade asked for; this sidecar passes none.
+    /// A protocol to switch to that the route does not pass.
     UpgradeRefused = "upgrade_refused", Weft, Final;
     ConnectRefused = "connect_not_allowed", Weft, Final;
     /// `inbound.authorization` does not let this caller do this.

@@ -151,6 +151,7 @@ impl Callee for Callees {
                     target: &call.target,
                     headers: &call.headers,
                 },
+                wish: None,
                 body: RequestBody::whole(call.body),
                 http2: call.http2,
                 grpc: call.grpc,

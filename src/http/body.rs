@@ -16,7 +16,9 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{client::Parking, cut::Cut, exchange::Exchange, h2, pulse::Pulse, replay::Replay};
+use super::{
+    client::Parking, cut::Cut, exchange::Exchange, h2, pulse::Pulse, replay::Replay, upgrade::Far,
+};
 use crate::{
     fault::{Fault, Reason},
     net, wire,
@@ -166,6 +168,8 @@ pub(super) enum Kind {
     Http2(h2::AnswerBody),
     /// An answer whose first frame was looked at before its head was passed on.
     Peeked(Box<Peeked>),
+    /// None: the callee has left HTTP.
+    Switched(Far),
 }
 
 pub(super) struct Peeked {
@@ -206,6 +210,17 @@ impl Body {
         self.source = Some(source);
     }
 
+    /// The callee's side, where it has left HTTP, and what must hear how that ends.
+    pub(super) fn switched(&mut self) -> Option<(Far, Option<Box<dyn Source>>)> {
+        match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Switched(far) => Some((far, self.source.take())),
+            kind => {
+                self.kind = kind;
+                None
+            }
+        }
+    }
+
     /// An answer that is not over by then breaks off; a gRPC one ends with DEADLINE_EXCEEDED.
     pub fn ends_by(&mut self, at: Instant) {
         if !self.kind.is_end_stream() {
@@ -224,6 +239,8 @@ impl Body {
             exchange.finished();
             self.source = None;
         } else {
+            // The caller may have to open its window before the first byte is asked for.
+            exchange.offers(true);
             self.exchange = Some(exchange);
         }
     }
@@ -276,6 +293,13 @@ impl Body {
             exchange.failed(fault);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    #[inline]
+    fn offers(&self, something: bool) {
+        if let Some(exchange) = &self.exchange {
+            exchange.offers(something);
+        }
     }
 
     fn over(&mut self, failure: Option<Fault>) {
@@ -333,8 +357,15 @@ impl HttpBody for Body {
         let this = &mut *self;
         let frame = match this.kind.poll_frame(cx) {
             Poll::Ready(frame) => frame,
-            Poll::Pending => ready!(this.poll_early_end(cx)),
+            Poll::Pending => match this.poll_early_end(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    this.offers(false);
+                    return Poll::Pending;
+                }
+            },
         };
+        this.offers(true);
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -369,7 +400,7 @@ impl HttpBody for Body {
 impl Kind {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match self {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Switched(_) => Poll::Ready(None),
             Kind::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *self = Kind::Empty;
@@ -406,7 +437,7 @@ impl Kind {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Kind::Empty => true,
+            Kind::Empty | Kind::Switched(_) => true,
             Kind::Whole(bytes) => bytes.is_empty(),
             Kind::Trailed(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
             Kind::Http1(body) => body.is_end_stream(),
@@ -417,7 +448,7 @@ impl Kind {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Empty | Kind::Switched(_) => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Trailed(..) => SizeHint::default(),
             Kind::Http1(body) => body.size_hint(),

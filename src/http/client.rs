@@ -137,6 +137,13 @@ impl Peer {
         self.address
     }
 
+    /// So many interim answers of its were dropped.
+    pub(super) fn interim(&self, count: u16) {
+        if count > 0 {
+            self.landlord.interim(count);
+        }
+    }
+
     /// Connections that lie idle or are shared now.
     pub fn kept(&self) -> (usize, usize) {
         (self.idle.borrow().len(), self.http2.borrow().len())
@@ -344,8 +351,8 @@ impl Drop for OnTheWay {
 
 /// Takes an HTTP/1.1 connection back to its peer's pool.
 pub struct Parking {
-    peer: Rc<Peer>,
-    proof: Proof,
+    pub(super) peer: Rc<Peer>,
+    pub(super) proof: Proof,
 }
 
 impl wire::Home<Stream> for Parking {
@@ -418,7 +425,7 @@ async fn send_http2(
 }
 
 /// The same head in HTTP/2's form: the authority from `Host`, no field that HTTP/2 forbids (RFC 9113 §8.2.2).
-fn http2_head(scheme: &str, outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
+pub(super) fn http2_head(scheme: &str, outgoing: Outgoing<'_>) -> Result<http::Request<()>, Fault> {
     let authority = outgoing
         .headers
         .get(header::HOST)
@@ -446,7 +453,7 @@ fn http2_head(scheme: &str, outgoing: Outgoing<'_>) -> Result<http::Request<()>,
 }
 
 #[cold]
-fn unanswered(
+pub(super) fn unanswered(
     failure: wire::Failure<RequestBody>,
     reused: bool,
     secured: bool,

@@ -17,7 +17,9 @@ use super::{
     meter::{ListenerMeter, Open, RouteMeter},
     pulse::Pace,
     settings::Timers,
+    strand::Strand,
     tick::{Tick, Ticks, Timed},
+    upgrade::Tunnel,
     watch::{self, Watch},
 };
 use crate::{
@@ -137,8 +139,11 @@ pub struct Connection {
     /// The next answer is the last.
     outdated: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    tunnel: RefCell<Option<net::Tunnel>>,
+    tunnel: RefCell<Option<Tunnel>>,
     kept: RefCell<Option<Rc<dyn Any>>>,
+    /// Of HTTP/2: those that run, and the one whose turn it is.
+    strands: RefCell<Vec<Rc<Strand>>>,
+    turn: RefCell<Option<Rc<Strand>>>,
     _open: Open,
 }
 
@@ -173,6 +178,8 @@ impl Connection {
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             kept: RefCell::new(None),
+            strands: RefCell::default(),
+            turn: RefCell::default(),
             _open: meter.opened(),
         })
     }
@@ -280,12 +287,12 @@ impl Connection {
         }
     }
 
-    /// After its answer this connection relays bytes to and from `tunnel` (CONNECT, HTTP/1.1 only).
-    pub fn becomes(&self, tunnel: net::Tunnel) {
+    /// After its answer this connection relays bytes to and from `tunnel` (HTTP/1.1 only).
+    pub(super) fn becomes(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
     }
 
-    pub(super) fn tunnel(&self) -> Option<net::Tunnel> {
+    pub(super) fn tunnel(&self) -> Option<Tunnel> {
         self.tunnel.borrow_mut().take()
     }
 
@@ -297,6 +304,33 @@ impl Connection {
     /// Keeps one such thing; the one before is forgotten.
     pub fn keep(&self, kept: Rc<dyn Any>) {
         *self.kept.borrow_mut() = Some(kept);
+    }
+
+    /// The stream whose task runs now; a new one has no task yet.
+    pub(super) fn strand(&self) -> Option<Rc<Strand>> {
+        self.turn.borrow().clone()
+    }
+
+    pub(super) fn opens_strand(&self) -> Rc<Strand> {
+        let strand = Strand::new(&self.desk.tick);
+        self.strands.borrow_mut().push(strand.clone());
+        strand
+    }
+
+    /// Gives the turn to another stream, or to none; returns whose it was.
+    pub(super) fn turns_to(&self, strand: Option<Rc<Strand>>) -> Option<Rc<Strand>> {
+        self.turn.replace(strand)
+    }
+
+    /// Resets the streams whose callers take nothing, and forgets those that are over.
+    fn look_at_strands(&self, now: Ticks) {
+        let limit = self.timers.write_stall.duration();
+        self.strands.borrow_mut().retain(|strand| {
+            if strand.is_over(limit, now) {
+                strand.stalls();
+            }
+            Rc::strong_count(strand) > 1
+        });
     }
 
     /// What to do now; the task is woken when that changes.
@@ -403,6 +437,7 @@ impl Timed for Connection {
         }
         if let Some(Eyes::Http2(frames)) = self.eyes.get() {
             frames.tick();
+            self.look_at_strands(now);
         }
         if self.is_stalled(now) {
             return self.give(Order::Close("write_stall"));

@@ -18,10 +18,11 @@ use hyper::body::Incoming;
 
 use super::{
     body::RequestBody, connection::Connection, headers::Facts, meter::RouteMeter, pulse::Pulse,
+    strand::Strand, upgrade::Upgrade,
 };
 use crate::{
     fault::{Fault, Reason},
-    telemetry,
+    net, telemetry,
 };
 
 /// What happened on the way to the callee.
@@ -42,6 +43,10 @@ pub struct Exchange {
     pub trail: Trail,
     pub grpc: bool,
     pub connection: Rc<Connection>,
+    /// The request asks for more than an answer.
+    pub upgrade: Option<Box<Upgrade>>,
+    /// The stream it came on.
+    strand: Option<Rc<Strand>>,
     /// None until a route was found.
     route: Option<Arc<RouteMeter>>,
     started: Instant,
@@ -56,12 +61,16 @@ pub struct Exchange {
     /// The `Trailer` fields of the answer.
     announced: Vec<HeaderValue>,
     finished: bool,
+    /// When the answer switched protocols: what came after it is not the callee's time.
+    switched: Option<Duration>,
 }
 
 impl Exchange {
     pub fn new(head: Parts, connection: Rc<Connection>) -> Box<Self> {
         connection.began();
         Box::new(Exchange {
+            strand: connection.strand(),
+            upgrade: None,
             head,
             trail: Trail::default(),
             grpc: false,
@@ -76,6 +85,7 @@ impl Exchange {
             response_length: None,
             announced: Vec::new(),
             finished: false,
+            switched: None,
         })
     }
 
@@ -163,6 +173,30 @@ impl Exchange {
         self.finished = true;
     }
 
+    /// What passes once the exchange is a tunnel, counted for its route as it passes.
+    pub fn tally(&self) -> net::Tally {
+        self.meter().tally()
+    }
+
+    /// The answer switched protocols; it is not over.
+    pub fn switched(&mut self) {
+        self.switched = Some(self.started.elapsed());
+    }
+
+    /// So much has passed, as the route's meter knows already.
+    pub fn relayed(&mut self, from_near: u64, from_far: u64) {
+        self.request_bytes.get_or_insert_default().set(from_near);
+        self.response_bytes = from_far;
+    }
+
+    /// Whether the caller has something of its answer to take.
+    #[inline]
+    pub(super) fn offers(&self, something: bool) {
+        if let Some(strand) = &self.strand {
+            strand.offers_anew(something);
+        }
+    }
+
     fn is_error(&self) -> bool {
         self.failure.is_some()
             || self.status >= 500
@@ -175,20 +209,25 @@ impl Drop for Exchange {
         // Behind a known length an HTTP/1.1 caller's connection asks for no more, be there trailers or none.
         let whole = self.finished || self.response_length == Some(self.response_bytes);
         if !whole && self.failure.is_none() {
-            self.failed(Fault::new(
-                Reason::ClientGone,
-                "the caller went away before its answer was over",
-            ));
+            let stalled = self
+                .strand
+                .as_ref()
+                .is_some_and(|strand| strand.is_stalled());
+            let words = match stalled {
+                true => "the caller took none of its answer for too long (timers.writeStall)",
+                false => "the caller went away before its answer was over",
+            };
+            self.failed(Fault::new(Reason::ClientGone, words));
         }
         let elapsed = self.started.elapsed();
         // 499, as nginx has it: the caller left before there was an answer.
         let status = if self.status == 0 { 499 } else { self.status };
-        self.meter().ended(
-            status,
-            elapsed.as_secs_f64(),
-            self.bytes_in(),
-            self.response_bytes,
-        );
+        let (seconds, bytes_in, bytes_out) = match self.switched {
+            None => (elapsed, self.bytes_in(), self.response_bytes),
+            Some(at) => (at, 0, 0),
+        };
+        self.meter()
+            .ended(status, seconds.as_secs_f64(), bytes_in, bytes_out);
         self.connection.ended();
         if self.connection.desk().access.wants(self.is_error()) {
             self.log(elapsed);

@@ -35,7 +35,7 @@ const STAND_IN: &[u8] = b"GET /.weft/violation HTTP/1.1\r\nconnection: close\r\n
 /// What a stand-in takes over: the fields by which a refused call is found again in logs, up to this length each.
 const KEPT: [&str; 2] = ["traceparent", "x-request-id"];
 const KEPT_LENGTH: usize = 128;
-/// So many bytes are held after `CONNECT` before it is decided; then no more is read.
+/// So many bytes are held after `CONNECT` or `Upgrade` before it is decided; then no more is read.
 const MAX_HELD: usize = 16 << 10;
 /// What a client still sends after our last answer is read, so that the answer is not lost to a reset: so much,
 const LINGER_BYTES: usize = 64 << 10;
@@ -48,7 +48,7 @@ enum Inbound {
     Head(Head),
     Length(u64),
     Chunks(Chunks),
-    /// After `CONNECT`, until the service has decided.
+    /// After `CONNECT` or `Upgrade`, until the service has decided.
     Held,
     Tunnel,
     /// This stand-in is to be given to hyper.
@@ -109,8 +109,8 @@ impl<I> Guard<I> {
         &mut self.io
     }
 
-    /// How many of these bytes may pass now. The rest is an unfinished head, held by a `CONNECT`, or lost to a
-    /// violation.
+    /// How many of these bytes may pass now. The rest is an unfinished head, held by a `CONNECT` or `Upgrade`, or lost
+    /// to a violation.
     fn judge(&mut self, bytes: &[u8]) -> usize {
         let watch = &*self.watch;
         let mut at = 0;
@@ -130,7 +130,7 @@ impl<I> Guard<I> {
                                 Framing::Empty => Inbound::Head(Head::default()),
                                 Framing::Length(length) => Inbound::Length(length),
                                 Framing::Chunked => Inbound::Chunks(Chunks::new()),
-                                Framing::Connect => Inbound::Held,
+                                Framing::Undecided => Inbound::Held,
                             };
                         }
                         Step::More => {

@@ -25,8 +25,8 @@ pub(super) enum Framing {
     Empty,
     Length(u64),
     Chunked,
-    /// `CONNECT`: what follows may be no HTTP at all.
-    Connect,
+    /// `CONNECT`, or `Upgrade` to more than `h2c`: what follows may be no HTTP at all.
+    Undecided,
 }
 
 /// How far a head has come.
@@ -51,6 +51,7 @@ pub(super) struct Head {
     skipped: bool,
     old: bool,
     connect: bool,
+    upgrade: bool,
     hosts: u8,
     codings: u8,
     length: Option<u64>,
@@ -194,6 +195,9 @@ impl Head {
             4 if line[..name].eq_ignore_ascii_case(b"host") => {
                 self.hosts = self.hosts.saturating_add(1)
             }
+            7 if line[..name].eq_ignore_ascii_case(b"upgrade") => {
+                self.upgrade |= !offers_h2c_alone(&line[name + 1..])
+            }
             14 if line[..name].eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
                     return bad("more than one content-length");
@@ -222,8 +226,10 @@ impl Head {
             _ => return bad("more than one host"),
         }
         match (self.codings, self.length) {
-            (0, None | Some(0)) if self.connect => Ok(Framing::Connect),
+            (0, None | Some(0)) if self.connect => Ok(Framing::Undecided),
             _ if self.connect => bad("a body on CONNECT"),
+            // With a body, or in HTTP/1.0, `Upgrade` leads nowhere (`upgrade::read`).
+            (0, None | Some(0)) if self.upgrade && !self.old => Ok(Framing::Undecided),
             (0, None | Some(0)) => Ok(Framing::Empty),
             (0, Some(length)) => Ok(Framing::Length(length)),
             (1, None) if !self.old => Ok(Framing::Chunked),
@@ -253,6 +259,12 @@ fn other_form(method: &[u8], target: &[u8]) -> Checked {
     } else {
         bad("a request target of no known form")
     }
+}
+
+/// Some clients offer `h2c` with every request, and are content with an answer in HTTP/1.1.
+pub(super) fn offers_h2c_alone(upgrade: &[u8]) -> bool {
+    let mut tokens = upgrade.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    tokens.all(|token| token.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// A `Content-Length`: digits only, at most 19 of them.

@@ -65,9 +65,12 @@ pub struct Facts {
     pub expect_other: bool,
     /// `TE: trailers`: kept, gRPC needs it.
     pub te_trailers: bool,
-    /// `Upgrade` was there (and is gone) and asked for more than `h2c`: some clients offer that with every request,
-    /// and are content with an answer in HTTP/1.1.
-    pub wants_upgrade: bool,
+    /// `Upgrade` asks for more than `h2c`. In a request it is still there, for `upgrade` to read and take out.
+    pub offers_upgrade: bool,
+    /// `Connection` names `Upgrade`, without which that says nothing.
+    pub names_upgrade: bool,
+    /// Framed by `Transfer-Encoding`.
+    pub chunked: bool,
     pub connection_close: bool,
     pub is_grpc: bool,
     pub has_request_id: bool,
@@ -164,8 +167,7 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
             },
             7 if name == "upgrade" => {
                 found |= found::UPGRADE;
-                facts.wants_upgrade |=
-                    !tokens(value).all(|token| token.eq_ignore_ascii_case(b"h2c"));
+                facts.offers_upgrade |= !super::head::offers_h2c_alone(value.as_bytes());
             }
             7 if name == "trailer" => facts.trailers = true,
             10 if name == "connection" => {
@@ -244,12 +246,15 @@ fn remove(
     }
     if found & found::TRANSFER_ENCODING != 0 {
         headers.remove(header::TRANSFER_ENCODING);
+        facts.chunked = true;
         // Never both: a reader down the line would have the choice (RFC 9112 §6.3).
         headers.remove(header::CONTENT_LENGTH);
         facts.content_length = None;
     }
     if found & found::UPGRADE != 0 {
-        headers.remove(header::UPGRADE);
+        if !(facts.offers_upgrade && message == Message::Request) {
+            headers.remove(header::UPGRADE);
+        }
         headers.remove("http2-settings");
     }
     if found & found::EXPECT != 0 {
@@ -295,6 +300,8 @@ fn remove_named(
             facts.connection_close = true;
         } else if token.eq_ignore_ascii_case(b"keep-alive") {
             *keep_alive = true;
+        } else if token.eq_ignore_ascii_case(b"upgrade") {
+            facts.names_upgrade = true;
         } else if !token.is_empty() {
             let Ok(name) = HeaderName::from_bytes(token) else {
                 return Err(message.bad("a connection option that is no token"));

@@ -9,7 +9,7 @@ use prometheus::{
     Registry,
 };
 
-use crate::{fault::Reason, telemetry::Direction};
+use crate::{fault::Reason, net, telemetry::Direction};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] = [
@@ -27,6 +27,7 @@ pub struct Metrics {
     response_bytes: IntCounterVec,
     faults: IntCounterVec,
     dropped: IntCounterVec,
+    upgrades: IntCounterVec,
     connections: IntGaugeVec,
     accepted: IntCounterVec,
     closed: IntCounterVec,
@@ -92,6 +93,11 @@ impl Metrics {
                 "Parts of messages that cannot be passed on and were dropped: interim (1xx) answers, unannounced trailers.",
                 &["part"],
             )?,
+            upgrades: counters(
+                "weft_upgrades_total",
+                "Requests to switch protocols, by protocol and by what became of them: switched, declined by the callee, refused by us, failed.",
+                &["direction", "protocol", "result"],
+            )?,
             connections,
             accepted: counters(
                 "weft_connections_total",
@@ -133,6 +139,7 @@ impl Metrics {
             accepted: self.accepted.with_label_values(&[word]),
             closed: self.closed.clone(),
             faults: self.faults.clone(),
+            upgrades: self.upgrades.clone(),
             accept_errors: self.accept_errors.clone(),
             direction,
         }
@@ -159,6 +166,14 @@ impl RouteMeter {
         &self.name
     }
 
+    /// For bytes that pass outside HTTP: they are counted as they pass.
+    pub fn tally(&self) -> net::Tally {
+        net::Tally {
+            from_near: net::Count::with(self.request_bytes.clone()),
+            from_far: net::Count::with(self.response_bytes.clone()),
+        }
+    }
+
     pub fn ended(&self, status: u16, seconds: f64, request_bytes: u64, response_bytes: u64) {
         let class = (status / 100).clamp(1, 5) as usize - 1;
         self.classes[class].inc();
@@ -179,6 +194,7 @@ pub struct ListenerMeter {
     accepted: IntCounter,
     closed: IntCounterVec,
     faults: IntCounterVec,
+    upgrades: IntCounterVec,
     accept_errors: IntCounter,
     direction: Direction,
 }
@@ -203,6 +219,16 @@ impl ListenerMeter {
         self.faults
             .with_label_values(&[self.direction.word(), reason.word()])
             .inc();
+    }
+
+    /// A request to switch to this protocol ended so.
+    #[cold]
+    pub fn upgrade(&self, outcome: Option<(&str, &'static str)>) {
+        if let Some((protocol, result)) = outcome {
+            self.upgrades
+                .with_label_values(&[self.direction.word(), protocol, result])
+                .inc();
+        }
     }
 
     #[cold]

@@ -30,8 +30,10 @@ pub mod replay;
 pub mod respond;
 mod serve;
 mod settings;
+mod strand;
 pub mod target;
 pub mod tick;
+pub mod upgrade;
 pub mod watch;
 
 pub use accept::{Cap, Entrance, Reception};

@@ -7,22 +7,23 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderName, HeaderValue, Response, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
 
 use super::{
     body::{Body, grpc_status},
-    connection::Connection,
     cut::Cut,
     exchange::Exchange,
     headers::{self, Facts},
     respond::{self, Reader},
     target::{Form, Target},
+    upgrade,
 };
 use crate::fault::{Fault, Reason};
 
 /// Takes a request's head over from its caller: the guard's verdict, then hygiene; from here on it has an id.
 ///
-/// CONNECT is left to the caller of this; upgrades and unknown expectations are refused here.
+/// CONNECT is left to the caller of this, and so is which upgrades a route permits; unknown expectations are refused
+/// here.
 pub fn receive(exchange: &mut Exchange) -> Result<Facts, Fault> {
     let Exchange {
         head, connection, ..
@@ -42,22 +43,8 @@ pub fn receive(exchange: &mut Exchange) -> Result<Facts, Fault> {
     if connection.is_http2() {
         join_cookies(head);
     }
-    check_wishes(&exchange.connection, &facts)?;
-    Ok(facts)
-}
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Refuses what cannot be had: protocol switches, and expectations that are none.
-fn check_wishes(connection: &Connection, facts: &Facts) -> Result<(), Fault> {
-    if facts.wants_upgrade {
-        if let Some(watch) = connection.watch() {
-            watch.resume();
-        }
-        return Err(Fault::new(
-            Reason::UpgradeRefused,
-            "this sidecar passes no upgrade of the protocol",
-        ));
+    if facts.offers_upgrade || head.method == Method::CONNECT {
+        upgrade::read(exchange, &facts)?;
     }
     if facts.expect_other {
         return Err(Fault::new(
@@ -65,8 +52,10 @@ fn check_wishes(connection: &Connection, facts: &Facts) -> Result<(), Fault> {
             "the request expects something else than 100-continue",
         ));
     }
-    Ok(())
+    Ok(facts)
 }
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Awaits an answer's head: until `at`, and until a gRPC call is cut at the end of our leaving.
 pub async fn in_time(
@@ -135,6 +124,14 @@ pub fn finish(
     mut exchange: Box<Exchange>,
 ) -> Response<Body> {
     let mut closes = false;
+    let upgrade = exchange.upgrade.take();
+    if let Some(upgrade) = &upgrade {
+        let failure = answered.as_ref().err().map(Fault::reason);
+        exchange
+            .connection
+            .meter()
+            .upgrade(upgrade.outcome(failure));
+    }
     let mut response = match answered {
         Ok(response) => response,
         Err(fault) => {
@@ -156,7 +153,10 @@ pub fn finish(
         }
     };
     closes |= exchange.connection.is_leaving();
-    if closes && !exchange.connection.is_http2() {
+    let stays = upgrade
+        .as_ref()
+        .is_some_and(|upgrade| upgrade.is_switched());
+    if closes && !stays && !exchange.connection.is_http2() {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -167,7 +167,10 @@ pub fn finish(
         None
     };
     exchange.answered(response.status().as_u16(), grpc);
-    response.body_mut().carry(exchange);
+    match upgrade {
+        None => response.body_mut().carry(exchange),
+        Some(upgrade) => upgrade.leave(&mut response, exchange),
+    }
     response
 }
 

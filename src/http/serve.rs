@@ -28,7 +28,9 @@ use super::{
     connection::{Connection, Order},
     frames::Frames,
     guard::Guard,
+    strand::Strand,
 };
+use crate::fault::{Fault, Reason};
 use crate::net::Stream;
 
 /// What answers the requests of one direction.
@@ -55,7 +57,6 @@ const LOCAL_RESETS: usize = 100;
 /// hyper's settings for the connections of a worker.
 pub struct Server {
     http1: http1::Builder,
-    http2: http2::Builder<Local>,
 }
 
 impl Default for Server {
@@ -67,30 +68,62 @@ impl Default for Server {
             .max_buf_size(HEAD + 16 * 1024)
             .half_close(false)
             .writev(false);
-        let mut http2 = http2::Builder::new(Local);
-        http2
-            .max_concurrent_streams(STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(HEAD as u32)
-            .max_local_error_reset_streams(LOCAL_RESETS);
-        Server { http1, http2 }
+        Server { http1 }
     }
 }
 
-/// Runs a task on the worker's own thread.
-#[derive(Clone, Copy)]
-struct Local;
+fn http2(connection: &Rc<Connection>) -> http2::Builder<Streams> {
+    let mut http2 = http2::Builder::new(Streams(connection.clone()));
+    http2
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEAD as u32)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .enable_connect_protocol();
+    http2
+}
 
-impl<F> hyper::rt::Executor<F> for Local
+/// Runs the tasks of a connection's streams on the worker's own thread, and knows which stream each is of: hyper
+/// starts a stream's first from the connection's task, and a second, where a CONNECT succeeds, from the first.
+#[derive(Clone)]
+struct Streams(Rc<Connection>);
+
+impl<F> hyper::rt::Executor<F> for Streams
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
+        let connection = self.0.clone();
+        let strand = connection.strand();
+        let strand = strand.unwrap_or_else(|| connection.opens_strand());
+        let own = strand.clone();
+        let task = tokio::task::spawn_local(async move {
+            let mut future = pin!(future);
+            poll_fn(|cx| {
+                let _turn = Turn::of(&connection, &own);
+                future.as_mut().poll(cx)
+            })
+            .await;
         });
+        strand.runs(task.abort_handle());
+    }
+}
+
+/// While it lives, what happens on the connection happens for this stream.
+struct Turn<'a>(&'a Connection);
+
+impl<'a> Turn<'a> {
+    fn of(connection: &'a Connection, strand: &Rc<Strand>) -> Self {
+        connection.turns_to(Some(strand.clone()));
+        Turn(connection)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.turns_to(None);
     }
 }
 
@@ -151,13 +184,11 @@ impl Server {
             guard = io.into_inner();
             match driven {
                 Driven::Ended => {
-                    if let Some(tunnel) = connection.tunnel() {
-                        // An error here is one side's own; the other has been told by the close.
-                        let _ = tunnel.relay(guard).await;
-                    }
-                    return;
+                    guard.take_back(&read_buf);
+                    return Box::pin(tunnel(&connection, guard)).await;
                 }
-                Driven::Broken => return,
+                // The tunnel holds its exchange, and that the connection.
+                Driven::Broken => return drop(connection.tunnel()),
                 Driven::Resting => {
                     guard.take_back(&read_buf);
                     drop(read_buf);
@@ -182,7 +213,7 @@ impl Server {
         // Boxed once: hyper moves a stream's future several times (measured, −12 µs a gRPC call over two hops).
         let service =
             service_fn(move |request| Box::pin(handler.clone().handle(facts.clone(), request)));
-        let mut served = pin!(self.http2.serve_connection(io, service));
+        let mut served = pin!(http2(&connection).serve_connection(io, service));
         // HTTP/2 never rests.
         drive(&connection, |cx, finish| {
             if finish {
@@ -220,6 +251,29 @@ async fn drive(
         Poll::Ready(if ended { Driven::Ended } else { Driven::Broken })
     })
     .await
+}
+
+/// What a connection does once it has left HTTP, if it has.
+async fn tunnel(connection: &Connection, mut guard: Guard<Stream>) {
+    let Some(tunnel) = connection.tunnel() else {
+        return;
+    };
+    let cut = |cx: &mut Context<'_>| match connection.order(cx) {
+        Order::Close(rule) => Poll::Ready(closed_by(rule)),
+        _ => Poll::Pending,
+    };
+    tunnel.run(&mut guard, cut).await;
+}
+
+#[cold]
+fn closed_by(rule: &'static str) -> Fault {
+    match rule {
+        "drain" => Fault::new(
+            Reason::Draining,
+            "this sidecar is leaving and the tunnel was open",
+        ),
+        _ => Fault::new(Reason::ClientGone, "the tunnel was closed by a rule").inside(rule),
+    }
 }
 
 /// Waits, without a buffer, for the next request's first byte; false when the connection is to close instead.

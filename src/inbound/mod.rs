@@ -18,6 +18,7 @@ use crate::{
         client::{Keeping, Landlord, Peer},
         dialer::{Dialer, Plain},
         tick::Tick,
+        upgrade::Upgrades,
     },
     net::Accepted,
     telemetry::Direction,
@@ -34,6 +35,7 @@ pub struct Plan {
     ports: BTreeMap<u16, Arc<App>>,
     /// None: everyone may call.
     policy: Option<Arc<authorize::Policy>>,
+    upgrades: Upgrades,
 }
 
 /// A port of the application.
@@ -96,6 +98,7 @@ impl Plan {
             main,
             ports,
             policy: policy.transpose()?,
+            upgrades: settings.upgrades.clone(),
         })
     }
 
@@ -123,6 +126,7 @@ impl Reception for Stack {
 pub struct Local {
     ways: Vec<(Door, Way)>,
     policy: Option<Arc<authorize::Policy>>,
+    upgrades: Upgrades,
 }
 
 #[derive(Clone)]
@@ -156,6 +160,7 @@ impl Local {
         Rc::new(Local {
             ways: Vec::new(),
             policy: None,
+            upgrades: Upgrades::default(),
         })
     }
 
@@ -204,6 +209,7 @@ impl Local {
         Rc::new(Local {
             ways,
             policy: plan.policy.clone(),
+            upgrades: plan.upgrades.clone(),
         })
     }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    http::Timers,
+    http::{Timers, upgrade::Upgrades},
     units::{Listen, OrNone, SocketAddress, distinct, or_none},
 };
 
@@ -33,6 +33,8 @@ pub struct Settings {
     /// Who may call, and for what; without it everyone, for everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
+    /// The protocols that a request may switch to; `[]` = none.
+    pub upgrades: Upgrades,
 }
 
 /// One more port of the application.
@@ -77,6 +79,7 @@ impl Default for Settings {
             ports: BTreeMap::new(),
             timers: Timers::inbound(),
             authorization: None,
+            upgrades: Upgrades::default(),
         }
     }
 }

@@ -20,6 +20,10 @@ use crate::{
         client::{self, Outgoing},
         headers, passage,
         target::{self, Target},
+        upgrade::{
+            Upgrade,
+            ask::{self, Over},
+        },
     },
     resilience::{Deadline, is_idempotent},
 };
@@ -79,9 +83,6 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
     passage::receive(exchange)?;
     let head = &mut exchange.head;
     if head.method == Method::CONNECT {
-        if let Some(watch) = connection.watch() {
-            watch.resume();
-        }
         return Err(Fault::new(
             Reason::ConnectRefused,
             "CONNECT is not for callers of the application",
@@ -109,6 +110,9 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
     };
     exchange.routed(&way.app.meter);
     admitted?;
+    if let Some(upgrade) = &mut exchange.upgrade {
+        upgrade.permit(&local.upgrades)?;
+    }
     Ok(way)
 }
 
@@ -141,7 +145,7 @@ async fn forward(
     exchange: &mut Exchange,
     body: Incoming,
 ) -> Result<Response<Body>, Fault> {
-    let connection = exchange.connection.clone();
+    let http2 = exchange.connection.is_http2();
     let body = exchange.body(body);
     let grpc = exchange.grpc;
     let deadline = Deadline::of_call(
@@ -150,11 +154,11 @@ async fn forward(
         grpc.then_some(&mut exchange.head.headers),
     );
     exchange.trail.endpoint = Some(way.peer.address());
-    let cut = (grpc && connection.is_http2()).then(|| Cut::new(connection.desk()));
+    let cut = (grpc && http2).then(|| Cut::new(exchange.connection.desk()));
     let answered = match (deadline.at(), &cut) {
-        (None, None) => tries(way, exchange, body, connection.is_http2()).await,
+        (None, None) => tries(way, exchange, body, http2).await,
         (at, cut) => {
-            let call = tries(way, exchange, body, connection.is_http2());
+            let call = tries(way, exchange, body, http2);
             Box::pin(passage::in_time(at, cut.as_ref(), call)).await
         }
     };
@@ -162,6 +166,9 @@ async fn forward(
     let version = response.version();
     let facts = headers::clean_response(response.headers_mut(), version)?;
     exchange.headed(&facts, response.headers());
+    if let Some(upgrade) = &mut exchange.upgrade {
+        upgrade.answered(&mut response)?;
+    }
     *response.version_mut() = http::Version::HTTP_11;
     if let Some(at) = deadline.at() {
         response.body_mut().ends_by(at);
@@ -178,17 +185,24 @@ async fn tries(
     mut body: RequestBody,
     caller_http2: bool,
 ) -> Result<Response<Body>, Fault> {
-    let http2 = match way.app.protocol {
-        Protocol::Auto => caller_http2,
-        Protocol::Http => false,
-        Protocol::Http2 | Protocol::Grpc => true,
+    let (http2, over) = match way.app.protocol {
+        Protocol::Auto => (caller_http2, Over::of_caller(caller_http2)),
+        Protocol::Http => (false, Over::Http1),
+        Protocol::Http2 | Protocol::Grpc => (true, Over::Http2),
     };
     let bodiless = body.is_empty();
     loop {
         exchange.trail.tries += 1;
-        let lease = match way.peer.ready(http2) {
-            Some(lease) => lease,
-            None => Box::pin(way.peer.dial(http2, Box::new(()))).await?,
+        let wish = exchange.upgrade.as_deref().and_then(Upgrade::wish);
+        let lease = match wish {
+            Some(wish) => {
+                let dial = async |http2| way.peer.dial(http2, Box::new(())).await;
+                Box::pin(ask::connection(wish, over, &way.peer, dial)).await?
+            }
+            None => match way.peer.ready(http2) {
+                Some(lease) => lease,
+                None => Box::pin(way.peer.dial(http2, Box::new(()))).await?,
+            },
         };
         let target = exchange
             .head
@@ -200,12 +214,17 @@ async fn tries(
             target,
             headers: &exchange.head.headers,
         };
-        let failed = match client::send(lease, outgoing, body, &way.peer).await {
+        let switches = wish.is_some();
+        let sent = match wish {
+            None => client::send(lease, outgoing, body, &way.peer).await,
+            Some(wish) => Box::pin(ask::send(lease, outgoing, wish, &way.peer)).await,
+        };
+        let failed = match sent {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
-        let repeatable =
-            failed.fault.is_unprocessed() || failed.stale && is_idempotent(&exchange.head.method);
+        let idempotent = !switches && is_idempotent(&exchange.head.method);
+        let repeatable = failed.fault.is_unprocessed() || failed.stale && idempotent;
         body = match failed.body {
             Some(untouched) if repeatable && exchange.trail.tries < 2 => untouched,
             None if repeatable && bodiless && exchange.trail.tries < 2 => RequestBody::Empty,

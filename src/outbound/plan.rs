@@ -8,7 +8,7 @@ use super::{RouteSettings, Settings, Unknown, filter::Filters, upstream::Upstrea
 use crate::{
     discover::Source,
     events::capture,
-    http::{Metrics, RouteMeter},
+    http::{Metrics, RouteMeter, upgrade::Upgrades},
     net,
     resilience::Policy,
     route::{Problem, Table},
@@ -30,6 +30,7 @@ pub struct Route {
     pub request: Option<Duration>,
     /// One try.
     pub backend_request: Option<Duration>,
+    pub upgrades: Upgrades,
     pub filters: Filters,
     /// Upstreams by index, each with the sum of the weights up to and with it.
     backends: Vec<(usize, u64)>,
@@ -47,6 +48,7 @@ impl Route {
             retry: Policy::default(),
             request: None,
             backend_request: None,
+            upgrades: Upgrades::default(),
             filters: Filters::default(),
             backends: Vec::new(),
             capture: None,
@@ -137,6 +139,7 @@ impl Plan {
                 retry: Policy::from(&said.retry),
                 request: said.timeouts.request.map(Duration::from),
                 backend_request: said.timeouts.backend_request.map(Duration::from),
+                upgrades: said.upgrades.clone(),
                 filters: Filters::compile(&said.filters, &said.matches),
                 backends,
                 settings: Some(said.clone()),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     events::{DeferSettings, IdempotencySettings, ReplySettings},
-    http::{OutboundTimers, Timers},
+    http::{OutboundTimers, Timers, upgrade::Upgrades},
     resilience::settings::{Retry, Timeouts},
     route::{HostPattern, Match},
     units::{Listen, ServiceName},
@@ -66,6 +66,9 @@ pub struct RouteSettings {
     /// Which failures are tried again, and how often.
     #[serde(default)]
     pub retry: Retry,
+    /// The protocols that a call may switch to; `[]` = none.
+    #[serde(default)]
+    pub upgrades: Upgrades,
     /// What is changed on the way, in this order.
     #[serde(default)]
     pub filters: Vec<Filter>,

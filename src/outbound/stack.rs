@@ -11,6 +11,7 @@
 
 use std::{borrow::Cow, cell::RefCell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
@@ -27,8 +28,8 @@ use crate::{
         client::Outgoing,
         headers, passage,
         target::{self, Form, Target},
+        upgrade::{Far, Upgrade},
     },
-    net::Tunnel,
     resilience::Deadline,
     route::{Found, RouteId, View},
 };
@@ -96,13 +97,9 @@ impl Local {
         let connection = exchange.connection.clone();
         passage::receive(exchange)?;
         if exchange.head.method == Method::CONNECT {
-            let refused = |_: &Fault| {
-                if let Some(watch) = connection.watch() {
-                    watch.resume();
-                }
-            };
-            return self.read_connect(exchange).inspect_err(refused);
+            return self.read_connect(exchange);
         }
+        let asks = exchange.upgrade.is_some();
         let head = &mut exchange.head;
         let (way, route) = {
             let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
@@ -118,7 +115,7 @@ impl Local {
                 query: target.query,
                 headers: &head.headers,
             };
-            if target.path.starts_with(capture::EVENTS) && *view.method == Method::GET {
+            if target.path.starts_with(capture::EVENTS) && *view.method == Method::GET && !asks {
                 return Ok((Way::Standing, self.plan.direct.clone()));
             }
             let found = self.plan.table.find(&view);
@@ -132,6 +129,9 @@ impl Local {
             (way, route)
         };
         exchange.routed(&route.meter);
+        if let Some(upgrade) = &mut exchange.upgrade {
+            upgrade.permit(&route.upgrades)?;
+        }
         let head = &mut exchange.head;
         if route.filters.redirects() {
             let host = head
@@ -250,7 +250,7 @@ impl Local {
         body: Incoming,
     ) -> Result<Response<Body>, Fault> {
         exchange.trail.upstream = Some(cluster.upstream().name.clone());
-        let connection = exchange.connection.clone();
+        let http2 = exchange.connection.is_http2();
         let body = exchange.body(body);
         let grpc = exchange.grpc;
         let deadline = Deadline::of_call(
@@ -269,15 +269,16 @@ impl Local {
                 target,
                 headers: &exchange.head.headers,
             },
+            wish: exchange.upgrade.as_deref().and_then(Upgrade::wish),
             body,
-            http2: connection.is_http2(),
+            http2,
             grpc: exchange.grpc,
             retry: &route.retry,
             backend_request: route.backend_request,
             deadline,
             trail: &mut exchange.trail,
         };
-        let cut = (grpc && connection.is_http2()).then(|| Cut::new(connection.desk()));
+        let cut = (grpc && http2).then(|| Cut::new(exchange.connection.desk()));
         let answered = match (deadline.at(), &cut) {
             (None, None) => cluster.call(call).await,
             (at, cut) => {
@@ -291,6 +292,9 @@ impl Local {
         exchange.headed(&facts, response.headers());
         *response.version_mut() = http::Version::HTTP_11;
         route.filters.response(response.headers_mut());
+        if let Some(upgrade) = &mut exchange.upgrade {
+            upgrade.answered(&mut response)?;
+        }
         if let Some(at) = deadline.at() {
             response.body_mut().ends_by(at);
         }
@@ -316,23 +320,11 @@ impl Local {
             Way::Standing => capture.standing(exchange.head.uri.path()).await,
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());
-                match cluster.tunnel(Deadline::NONE).await {
-                    Ok(dialled) => {
-                        if let Some(watch) = exchange.connection.watch() {
-                            watch.tunnel();
-                        }
-                        exchange.connection.becomes(Tunnel {
-                            upstream: dialled.stream,
-                        });
-                        Ok(Response::new(Body::empty()))
-                    }
-                    Err(fault) => {
-                        if let Some(watch) = exchange.connection.watch() {
-                            watch.resume();
-                        }
-                        Err(fault)
-                    }
+                let dialled = cluster.tunnel(Deadline::NONE).await?;
+                if let Some(upgrade) = &mut exchange.upgrade {
+                    upgrade.reaches(Far::socket(dialled.stream, dialled.proof, Bytes::new()));
                 }
+                Ok(Response::new(Body::empty()))
             }
         }
     }

@@ -594,13 +594,13 @@ fn an_endpoint_that_is_ourselves_is_refused() {
 // Upgrades
 
 #[test]
-fn an_upgrade_is_refused_and_the_connection_stays() {
+fn an_upgrade_to_what_no_route_passes_is_refused_and_the_connection_stays() {
     let origin = Origin::start();
     let weft = to(&origin.address());
     let mut client = RawClient::connect(&weft.outbound());
     let call = Call::get("/")
         .header("connection", "upgrade")
-        .header("upgrade", "websocket");
+        .header("upgrade", "spdy/3.1");
     let answer = client.call(&call, "payments");
     assert_eq!(
         (answer.status, answer.reason()),

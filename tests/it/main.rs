@@ -26,3 +26,4 @@ mod routes;
 mod store;
 mod stream;
 mod timeout;
+mod upgrade;

@@ -17,6 +17,11 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_faults_total", "counter", "direction reason"),
     ("weft_dropped_parts_total", "counter", "part"),
     ("weft_authorization_total", "counter", "action rule"),
+    (
+        "weft_upgrades_total",
+        "counter",
+        "direction protocol result",
+    ),
     ("weft_connections", "gauge", "direction"),
     ("weft_connections_total", "counter", "direction"),
     ("weft_connections_closed_total", "counter", "direction rule"),
@@ -103,6 +108,11 @@ fn scrape() -> String {
         .send(&weft.outbound());
     weft.wait_for_metric("weft_events_delivered_total", |count| count >= 2.0);
     weft.wait_for_metric("weft_dead_letters", |count| count == 1.0);
+    Call::get("/")
+        .host("shop")
+        .header("connection", "upgrade")
+        .header("upgrade", "nobody")
+        .send(&weft.outbound());
     // A head that never comes is a rule that closes.
     let _silent = RawClient::connect(&weft.outbound());
     weft.wait_for_metric("weft_connections_closed_total", |count| count >= 1.0);

@@ -158,7 +158,7 @@ impl Connection {
         }
     }
 
-    fn obstacle(&self) -> Option<Kind> {
+    pub(super) fn obstacle(&self) -> Option<Kind> {
         let shared = &self.0.shared;
         if let Some(end) = shared.end.get() {
             return Some(end);

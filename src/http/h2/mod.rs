@@ -8,6 +8,7 @@
 
 mod answer;
 mod connection;
+mod duplex;
 mod failure;
 mod observe;
 mod scan;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use answer::AnswerBody;
 pub use connection::{Connection, Observer, handshake};
+pub use duplex::{Duplex, Switched};
 pub use failure::{Failure, Kind, Rejected};
 pub use scan::{Frame, Scan};
 pub use send::Sending;

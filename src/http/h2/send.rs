@@ -33,10 +33,15 @@ enum State<B: Body> {
 }
 
 struct Open<B> {
-    response: ResponseFuture,
+    waiting: Waiting,
     body: Outgoing<B>,
-    slot: Slot,
-    stream: u32,
+}
+
+/// A request's stream until its answer's head is here.
+pub(super) struct Waiting {
+    response: ResponseFuture,
+    pub(super) stream: u32,
+    pub(super) slot: Slot,
     informational: u8,
 }
 
@@ -71,14 +76,11 @@ where
         let empty = body.is_end_stream();
         match sender.send_request(head, empty) {
             Ok((response, stream)) => Sending(State::Open(Open {
-                stream: stream.stream_id().as_u32(),
-                response,
+                waiting: Waiting::new(response, stream.stream_id().as_u32(), connection.slot()),
                 body: match empty {
                     true => Outgoing::Empty(body),
                     false => Outgoing::Running(Upload::new(body, stream)),
                 },
-                slot: connection.slot(),
-                informational: 0,
             })),
             // The connection is about to end, or has used up its stream ids.
             Err(_) => {
@@ -125,7 +127,7 @@ enum Trouble<E> {
     Body(E),
 }
 
-type Head = Response<h2::RecvStream>;
+pub(super) type Head = Response<h2::RecvStream>;
 
 impl<B> Open<B>
 where
@@ -133,7 +135,7 @@ where
 {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Trouble<B::Error>>> {
         // The answer first: one that is already here counts, whatever the body does.
-        if let Poll::Ready(result) = self.poll_response(cx) {
+        if let Poll::Ready(result) = self.waiting.poll(cx) {
             return Poll::Ready(result.map(Some).map_err(Trouble::Upstream));
         }
         if let Outgoing::Running(upload) = &mut self.body {
@@ -143,7 +145,28 @@ where
         Poll::Pending
     }
 
-    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+    fn answer(self, head: Head) -> Response<AnswerBody> {
+        let (parts, stream) = head.into_parts();
+        let rest = match self.body {
+            Outgoing::Running(upload) if !stream.is_end_stream() => Some(Rest::start(upload)),
+            _ => None,
+        };
+        let body = AnswerBody::new(stream, self.waiting.slot, self.waiting.stream, rest);
+        Response::from_parts(parts, body)
+    }
+}
+
+impl Waiting {
+    pub(super) fn new(response: ResponseFuture, stream: u32, slot: Slot) -> Self {
+        Waiting {
+            response,
+            stream,
+            slot,
+            informational: 0,
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         while let Some(Ok(head)) = ready!(self.response.poll_informational(cx)) {
             self.slot.shared().observer().informational();
             self.informational += 1;
@@ -160,16 +183,6 @@ where
             true => Err(Failure::perhaps(Kind::TooManyFields)),
             false => Ok(head),
         })
-    }
-
-    fn answer(self, head: Head) -> Response<AnswerBody> {
-        let (parts, stream) = head.into_parts();
-        let rest = match self.body {
-            Outgoing::Running(upload) if !stream.is_end_stream() => Some(Rest::start(upload)),
-            _ => None,
-        };
-        let body = AnswerBody::new(stream, self.slot, self.stream, rest);
-        Response::from_parts(parts, body)
     }
 }
 

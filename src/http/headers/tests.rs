@@ -126,8 +126,14 @@ fn what_is_between_two_hops_is_taken_out() {
             &[
                 ("connection", "Upgrade"),
                 ("upgrade", "websocket"),
+                ("http2-settings", "x"),
                 ("c", "3"),
             ],
+            &["c", "upgrade"],
+        ),
+        (
+            "h2c",
+            &[("connection", "Upgrade"), ("upgrade", "h2c"), ("c", "3")],
             &["c"],
         ),
         ("te", &[("te", "gzip"), ("c", "3")], &["c"]),
@@ -195,7 +201,7 @@ fn answers_keep_what_another_sidecar_says_and_lose_hops() {
     ]);
     let facts = clean_response(&mut headers, Version::HTTP_11).unwrap();
     assert_eq!(names(&headers), ["set-cookie", "x-weft-reason"]);
-    assert!(facts.wants_upgrade && !facts.connection_close);
+    assert!(facts.offers_upgrade && !facts.connection_close);
 }
 
 #[test]
@@ -227,7 +233,21 @@ fn facts_are_what_the_headers_say() {
         (
             &[("upgrade", "websocket")],
             Facts {
-                wants_upgrade: true,
+                offers_upgrade: true,
+                ..none
+            },
+        ),
+        (
+            &[("connection", "keep-alive, Upgrade"), ("upgrade", "h2c")],
+            Facts {
+                names_upgrade: true,
+                ..none
+            },
+        ),
+        (
+            &[("transfer-encoding", "chunked")],
+            Facts {
+                chunked: true,
                 ..none
             },
         ),

@@ -55,7 +55,8 @@ impl Cluster {
             _ => None,
         };
         attempt.answered(status, code);
-        let failure = failure?;
+        // A handshake that was answered was processed, whatever the route would try again.
+        let failure = failure.filter(|_| call.wish.is_none())?;
         match self.ask(call, failure, replayable, retry_after(response)) {
             Decision::Retry { after } => {
                 if let (resilience::Failure::Grpc(code), Some(None)) = (failure, code) {
@@ -78,6 +79,9 @@ impl Cluster {
         let client::Failed { fault, body, stale } = failed;
         if fault.side() == Side::Client {
             return Err(fault);
+        }
+        if call.wish.is_some() && !fault.is_unprocessed() {
+            return Err(self.told(fault, call));
         }
         let replayable = bodiless || body.is_some() || record.is_some_and(Record::is_whole);
         match self.ask(

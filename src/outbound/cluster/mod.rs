@@ -6,6 +6,7 @@
 mod choose;
 mod connect;
 mod judge;
+mod switch;
 
 use std::{
     cell::RefCell,
@@ -31,6 +32,7 @@ use crate::{
         dialer::{Dialer, Plain},
         replay::Record,
         tick::Tick,
+        upgrade::Wish,
     },
     resilience::{Deadline, Policy},
 };
@@ -64,6 +66,8 @@ impl Drop for Owned {
 /// A call as the cluster needs it.
 pub struct Call<'a> {
     pub outgoing: Outgoing<'a>,
+    /// The protocol to switch to.
+    pub wish: Option<&'a Wish>,
     pub body: RequestBody,
     /// The caller speaks HTTP/2; `protocol: auto` follows it.
     pub http2: bool,
@@ -208,15 +212,14 @@ impl Cluster {
             };
             call.trail.endpoint = Some(endpoint.peer.address());
             let mut attempt = Try::new(endpoint.clone(), probe, call.deadline, now);
-            let tried = match call.backend_request {
-                None => {
-                    self.once(&endpoint, http2, call.outgoing, body, call.deadline)
-                        .await
-                }
-                Some(limit) => {
-                    let once = self.once(&endpoint, http2, call.outgoing, body, call.deadline);
-                    Box::pin(within(limit, once)).await
-                }
+            let tried = if let Some(wish) = call.wish {
+                Box::pin(self.switch(&endpoint, wish, &call)).await
+            } else if let Some(limit) = call.backend_request {
+                let once = self.once(&endpoint, http2, call.outgoing, body, call.deadline);
+                Box::pin(within(limit, once)).await
+            } else {
+                self.once(&endpoint, http2, call.outgoing, body, call.deadline)
+                    .await
             };
             let refused = match tried {
                 Ok(mut response) => {
