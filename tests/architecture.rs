@@ -47,6 +47,7 @@ const DOORS: &[(&str, &str, &str)] = &[
     ("balance", "discover", ""),
     ("http", "net", ""),
     ("http", "telemetry", ""),
+    ("http", "tls", ""),
     ("http", "wire", ""),
 ];
 

@@ -38,6 +38,7 @@ use crate::{
     },
     http, inbound, outbound,
     telemetry::{AccessLog, Direction, Level, Logs, Registry},
+    tls,
 };
 use callee::Deliverer;
 use listeners::Listeners;
@@ -91,6 +92,9 @@ pub struct House {
     /// Writes what is queued when it goes.
     _access_guard: tracing_appender::non_blocking::WorkerGuard,
     upstreams: Arc<Upstreams>,
+    /// Who we are, and who keeps that fresh.
+    store: tls::Store,
+    source: RefCell<Option<tls::Source>>,
     workers: RefCell<Vec<Worker>>,
     listeners: RefCell<Listeners>,
     reloads: reload::Metrics,
@@ -132,7 +136,8 @@ impl House {
             Arc::new(system),
             discover::Metrics::register(registry.inner())?,
         );
-        let upstreams = Upstreams::new(outbound, discovery, keeper);
+        let store = tls::Store::new(tls::Metrics::register(registry.inner())?);
+        let upstreams = Upstreams::new(outbound, discovery, store.clone(), keeper);
         Ok(House {
             file: file.to_owned(),
             loaded: RefCell::new(loaded),
@@ -143,6 +148,8 @@ impl House {
             access,
             _access_guard: guard,
             upstreams,
+            store,
+            source: RefCell::default(),
             workers: RefCell::default(),
             listeners: RefCell::default(),
             reloads,
@@ -162,6 +169,9 @@ impl House {
     /// Listens everywhere, then starts the workers: a port that is taken stops us before a request is.
     fn open(&self) -> anyhow::Result<()> {
         let loaded = self.loaded.borrow();
+        if let Some(said) = &loaded.config.identity {
+            *self.source.borrow_mut() = Some(tls::Source::follow(said, &self.store));
+        }
         let workers = files::workers(loaded.config.workers);
         let cap = files::raise()?;
         let opened = self
@@ -222,7 +232,9 @@ impl House {
     }
 
     fn plans(&self, config: &Config) -> anyhow::Result<Plans> {
-        let upstreams = self.upstreams.named(&config.upstreams);
+        let upstreams = self
+            .upstreams
+            .named(&config.upstreams, config.identity.is_some())?;
         let sources = config.upstreams.values().map(|said| said.endpoints.clone());
         let upstreams = upstreams.into_iter().zip(sources).collect();
         let own = self.listeners.borrow().addresses();
@@ -314,7 +326,11 @@ impl admin::House for House {
     }
 
     fn ready(&self) -> Result<(), String> {
+        let mesh = self.loaded.borrow().config.identity.is_some();
         match self.stage.get() {
+            Stage::Serving if mesh && self.store.current().is_none() => {
+                Err("no identity: none yet, or the last one has ended".to_owned())
+            }
             Stage::Serving => Ok(()),
             _ => Err("leaving".to_owned()),
         }

@@ -12,7 +12,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use crate::{
     discover::{self, Shared, Source, Watched},
     net,
-    outbound::{Metrics, Strangers, Upstream, UpstreamSettings},
+    outbound::{Metrics, Strangers, Upstream, UpstreamSettings, secure::Security},
+    tls::{self, Store},
     units::{Address, ServiceName},
 };
 
@@ -22,11 +23,22 @@ const STRANGER: &str = "passthrough";
 pub struct Upstreams {
     metrics: Metrics,
     discovery: Shared,
+    /// Who we are to them.
+    store: Store,
     /// Where discovery runs.
     keeper: Handle,
     own: Arc<RwLock<Arc<[SocketAddr]>>>,
     named: Mutex<HashMap<ServiceName, Followed>>,
     strangers: Mutex<Strange>,
+}
+
+/// An upstream's TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("upstreams.{upstream}.tls: {why}")]
+pub struct UnsecuredError {
+    upstream: ServiceName,
+    #[source]
+    why: tls::OrdinaryError,
 }
 
 /// By host and port, as callers name them.
@@ -48,10 +60,11 @@ impl Drop for Task {
 }
 
 impl Upstreams {
-    pub fn new(metrics: Metrics, discovery: Shared, keeper: Handle) -> Arc<Self> {
+    pub fn new(metrics: Metrics, discovery: Shared, store: Store, keeper: Handle) -> Arc<Self> {
         Arc::new(Upstreams {
             metrics,
             discovery,
+            store,
             keeper,
             own: Arc::new(RwLock::new(Arc::new([]))),
             named: Mutex::default(),
@@ -71,30 +84,43 @@ impl Upstreams {
     pub fn named<'a>(
         &self,
         file: impl IntoIterator<Item = (&'a ServiceName, &'a UpstreamSettings)>,
-    ) -> Vec<Arc<Upstream>> {
+        mesh: bool,
+    ) -> Result<Vec<Arc<Upstream>>, UnsecuredError> {
+        let secured: Vec<_> = file
+            .into_iter()
+            .map(|(name, settings)| {
+                Security::new(settings, &self.store, mesh)
+                    .map(|security| (name, settings, security))
+                    .map_err(|why| UnsecuredError {
+                        upstream: name.clone(),
+                        why,
+                    })
+            })
+            .collect::<Result<_, _>>()?;
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *named);
         let mut all = Vec::new();
-        for (name, settings) in file {
+        for (name, settings, security) in secured {
             let followed = match before.remove(name) {
                 Some(followed) if followed.upstream.settings == settings.into() => {
                     self.retuned(followed, settings, name)
                 }
-                other => self.made(other, settings, name),
+                other => self.made(other, settings, security, name),
             };
             all.push(followed.upstream.clone());
             named.insert(name.clone(), followed);
         }
-        all
+        Ok(all)
     }
 
     fn made(
         &self,
         before: Option<Followed>,
         said: &UpstreamSettings,
+        security: Security,
         name: &ServiceName,
     ) -> Followed {
-        let upstream = Upstream::new(name, name, said, &self.metrics);
+        let upstream = Upstream::new(name, name, said, security, &self.metrics);
         if let Some(before) = before.filter(|before| before.said.endpoints == said.endpoints) {
             upstream.succeed(&before.upstream);
         }
@@ -182,7 +208,7 @@ impl Strangers for Upstreams {
             },
         };
         let settings = UpstreamSettings::to(source.clone());
-        let upstream = Upstream::new(&name, STRANGER, &settings, &self.metrics);
+        let upstream = Upstream::new(&name, STRANGER, &settings, Security::Plain, &self.metrics);
         let task = self.follow(&upstream, &source, STRANGER);
         upstream.keep(Box::new(task));
         strangers.insert(key, Arc::downgrade(&upstream));

@@ -17,7 +17,7 @@ use crate::{
     events::{self, capture::Author},
     fault::{Fault, Reason},
     http::{Metrics, headers::clean_request, respond::statuses, target},
-    outbound::{self, Plan, Strangers, Unknown, Upstream, UpstreamSettings},
+    outbound::{self, Plan, Strangers, Unknown, Upstream, UpstreamSettings, secure::Security},
     route::{Found, View},
 };
 
@@ -184,7 +184,7 @@ fn plan(loaded: &Loaded) -> anyhow::Result<Plan> {
         .upstreams
         .iter()
         .map(|(name, settings)| {
-            let upstream = Upstream::new(name, name, settings, &metrics);
+            let upstream = Upstream::new(name, name, settings, Security::Plain, &metrics);
             (upstream, settings.endpoints.clone())
         })
         .collect();
@@ -206,7 +206,7 @@ struct Nobody(outbound::Metrics);
 impl Strangers for Nobody {
     fn upstream(&self, host: &str, _: u16) -> Arc<Upstream> {
         let settings = UpstreamSettings::to(Source::Static(Vec::new()));
-        Upstream::new(host, "passthrough", &settings, &self.0)
+        Upstream::new(host, "passthrough", &settings, Security::Plain, &self.0)
     }
 }
 

@@ -4,6 +4,7 @@
 //! A part of the file that has errors already is not judged: what is missing there may be what was wrong.
 
 mod authorization;
+mod identity;
 mod ports;
 mod routes;
 mod values;
@@ -27,6 +28,7 @@ pub fn check(config: &Config, origins: &Origins, problems: &mut Vec<Problem>) {
         found: Vec::new(),
     };
     values::check(&mut lint);
+    identity::check(&mut lint);
     authorization::check(&mut lint);
     routes::check(&mut lint);
     ports::check(&mut lint);

@@ -11,6 +11,8 @@ pub fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("workers", old.workers != new.workers),
         // Who stored events say they are from.
         ("service", old.service != new.service),
+        // Who keeps it fresh follows its files; what they are is read once.
+        ("identity", old.identity != new.identity),
         ("outbox.path", old.outbox.path != new.outbox.path),
         // Where a refused reload must still be told of.
         ("admin.listen", old.admin.listen != new.admin.listen),

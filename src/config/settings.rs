@@ -9,7 +9,7 @@ use super::tree::{Step, path};
 use crate::{
     admin, inbound,
     outbound::{self, UpstreamSettings},
-    outbox, telemetry,
+    outbox, telemetry, tls,
     units::{Hostname, ServiceName, Time},
 };
 
@@ -25,6 +25,9 @@ pub struct Config {
     pub workers: Workers,
     /// Who we are, in events and metrics.
     pub service: Service,
+    /// Our identity and whom we trust; without it everything is plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<tls::Settings>,
     /// Calls to the application beside us.
     pub inbound: inbound::Settings,
     /// Calls of the application beside us.

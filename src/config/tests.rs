@@ -269,8 +269,8 @@ fn the_reference_says_the_defaults() {
     assert_eq!((defer.deliver, defer.delay), Default::default());
     let (full, least) = (&said.upstreams["payments"], &said.upstreams["email"]);
     assert_eq!(
-        (full.protocol, full.timeouts, full.tls),
-        (least.protocol, least.timeouts, least.tls)
+        (full.protocol, full.timeouts, &full.tls),
+        (least.protocol, least.timeouts, &least.tls)
     );
     assert_eq!(
         (full.limits, full.outlier, full.panic),

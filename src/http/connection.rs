@@ -109,6 +109,8 @@ pub struct Facts {
     pub original: Option<SocketAddr>,
     pub door: Door,
     pub proof: Proof,
+    /// Let in by plaintext where none is allowed, for the probes of this port alone.
+    pub probes_only: bool,
 }
 
 impl Facts {
@@ -120,6 +122,7 @@ impl Facts {
             original: None,
             door: door.clone(),
             proof: None,
+            probes_only: false,
         }
     }
 }
@@ -201,8 +204,13 @@ impl Connection {
         &self.facts.door
     }
 
+    /// Whether only a probe of the application's health may pass.
+    pub fn is_for_probes(&self) -> bool {
+        self.facts.probes_only
+    }
+
     /// What the caller proved in its handshake.
-    pub fn credential(&self) -> Option<&dyn Credential> {
+    pub fn credential(&self) -> Option<&Credential> {
         self.facts.proof.as_deref()
     }
 
@@ -433,7 +441,7 @@ impl Timed for Connection {
             // An idle HTTP/1.1 connection is not closed under a request that may be on its way.
             Some(Standing::Outdated) if !self.is_http2() => self.outdated.set(true),
             Some(Standing::Outdated) => self.give(Order::Finish),
-            Some(Standing::Void(rule)) => return self.give(Order::Close(rule)),
+            Some(Standing::Void) => return self.give(Order::Close("untrusted_peer")),
         }
         if let Some(Eyes::Http2(frames)) = self.eyes.get() {
             frames.tick();

@@ -1,22 +1,28 @@
 //! What a connection's peer proved in its handshake, and whether it still holds.
 //!
-//! HTTP asks; who the peer is and what voids it is for the flows to say. Asked once a tick for a connection, never
-//! for a request.
+//! Judged again when our identity or trust changes, and when the peer's certificate ends: once a generation, not once
+//! a request.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
 
 use http::HeaderValue;
+use prometheus::IntCounter;
 
-use crate::units::SpiffeId;
+use crate::{
+    tls::{Peer, Store},
+    units::SpiffeId,
+};
 
 /// A verified peer.
-pub trait Credential {
-    fn id(&self) -> &SpiffeId;
-
-    /// The element of `x-forwarded-client-cert` that says so to the application.
-    fn header(&self) -> &HeaderValue;
-
-    fn standing(&self) -> Standing;
+pub struct Credential {
+    peer: Arc<Peer>,
+    store: Store,
+    /// The element of `x-forwarded-client-cert` that tells the application.
+    header: HeaderValue,
+    /// Requests of this identity.
+    calls: Option<IntCounter>,
+    /// The generation that judged last, and what it said.
+    judged: Cell<(u64, Standing)>,
 }
 
 /// What a credential is worth now.
@@ -26,9 +32,99 @@ pub enum Standing {
     /// Our identity or trust was renewed, or the peer's certificate ended: what goes on may go on, the next
     /// request takes a new connection.
     Outdated,
-    /// Nothing more may pass: the rule that says so, as metrics have it.
-    Void(&'static str),
+    /// Nothing more may pass: its root is gone, or it was revoked.
+    Void,
 }
 
 /// None where the peer proved nothing.
-pub type Proof = Option<Rc<dyn Credential>>;
+pub type Proof = Option<Rc<Credential>>;
+
+impl Credential {
+    pub fn new(peer: Arc<Peer>, store: &Store) -> Self {
+        Credential {
+            judged: Cell::new((peer.generation, Standing::Valid)),
+            header: forwarded(&peer, store),
+            peer,
+            store: store.clone(),
+            calls: None,
+        }
+    }
+
+    /// Counts this peer's requests there.
+    pub fn counted(mut self, calls: IntCounter) -> Self {
+        self.calls = Some(calls);
+        self
+    }
+
+    pub fn id(&self) -> &SpiffeId {
+        &self.peer.id
+    }
+
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    pub fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    /// A request of this peer began.
+    pub fn called(&self) {
+        if let Some(calls) = &self.calls {
+            calls.inc();
+        }
+    }
+
+    /// The peer's certificate has ended.
+    pub fn has_ended(&self) -> bool {
+        self.peer.not_after < SystemTime::now()
+    }
+
+    pub fn standing(&self) -> Standing {
+        let number = self.store.number();
+        let (judge, standing) = self.judged.get();
+        let standing = if judge == number {
+            standing
+        } else {
+            self.judge(number)
+        };
+        match standing {
+            Standing::Valid if self.has_ended() => Standing::Outdated,
+            standing => standing,
+        }
+    }
+
+    #[cold]
+    fn judge(&self, number: u64) -> Standing {
+        let standing = match self.store.last() {
+            Some(generation) => match generation.still_trusts(&self.peer) {
+                Ok(()) => Standing::Outdated,
+                Err(why) => {
+                    tracing::warn!(identity = %self.peer.id, "a peer lost our trust: {why}");
+                    Standing::Void
+                }
+            },
+            None => Standing::Outdated,
+        };
+        self.judged.set((number, standing));
+        standing
+    }
+}
+
+/// `By`, `Hash` and `URI`, as Envoy writes them.
+fn forwarded(peer: &Peer, store: &Store) -> HeaderValue {
+    let mut text = String::new();
+    if let Some(ours) = store.last() {
+        text.push_str(&format!("By={};", ours.identity().id()));
+    }
+    if let Some(leaf) = peer.chain().first() {
+        text.push_str("Hash=");
+        for byte in <sha2::Sha256 as sha2::Digest>::digest(leaf) {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        text.push(';');
+    }
+    text.push_str(&format!("URI={}", peer.id));
+    // A SPIFFE id has letters, digits and five signs: always a header's value.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     net, telemetry,
+    units::SpiffeId,
 };
 
 /// What happened on the way to the callee.
@@ -68,6 +69,9 @@ pub struct Exchange {
 impl Exchange {
     pub fn new(head: Parts, connection: Rc<Connection>) -> Box<Self> {
         connection.began();
+        if let Some(credential) = connection.credential() {
+            credential.called();
+        }
         Box::new(Exchange {
             strand: connection.strand(),
             upgrade: None,
@@ -274,6 +278,7 @@ impl Exchange {
             duration: elapsed,
             attempts: self.trail.tries,
             peer: Some(&peer),
+            identity: self.connection.identity().map(SpiffeId::as_str),
         });
     }
 }

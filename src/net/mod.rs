@@ -15,7 +15,7 @@ pub use dial::dial;
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use original_dst::original_dst;
 pub use relay::{Broken, Count, Early, Side, Tally, Tunnel, relay};
-pub use stream::{Stream, is_alert};
+pub use stream::{Stream, is_alert, refuses_identity};
 
 use std::net::{IpAddr, SocketAddr};
 

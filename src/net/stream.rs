@@ -109,11 +109,13 @@ impl Stream {
 /// Whether an error of a read is an alert by which the peer refused the handshake or our certificate (RFC 8446
 /// §6.2); in TLS 1.3 it comes after our own handshake is over.
 pub fn is_alert(error: &io::Error) -> bool {
-    use rustls::AlertDescription::*;
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    let Some(rustls::Error::AlertReceived(alert)) = inner else {
-        return false;
-    };
+    matches!(inner, Some(rustls::Error::AlertReceived(alert)) if refuses_identity(*alert))
+}
+
+/// The alerts that speak of a certificate, or of a handshake as a whole.
+pub fn refuses_identity(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription::*;
     matches!(
         alert,
         HandshakeFailure

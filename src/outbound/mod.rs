@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod endpoint;
 mod filter;
 pub mod plan;
+pub mod secure;
 mod settings;
 mod stack;
 pub mod upstream;

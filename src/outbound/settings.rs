@@ -17,7 +17,7 @@ use crate::{
 pub use filter::{
     Filter, HeaderModifier, PathRewrite, RedirectStatus, RequestRedirect, Scheme, UrlRewrite,
 };
-pub use upstream::{ConnectTimeout, Panic, Protocol, Tls, UpstreamSettings};
+pub use upstream::{ConnectTimeout, Panic, Protocol, UpstreamSettings};
 
 /// Calls of the application beside us.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

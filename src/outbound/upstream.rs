@@ -14,10 +14,12 @@ use std::{
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 
-use super::{ConnectTimeout, Panic, Protocol, Tls, UpstreamSettings};
+use super::{ConnectTimeout, Panic, Protocol, UpstreamSettings, secure::Security};
 use crate::{
     balance,
     resilience::{self, Breaker, Budget, Health, Outlier, UpstreamMetrics},
+    tls::Towards,
+    units::SpiffeId,
 };
 
 /// The metrics of this room.
@@ -95,7 +97,8 @@ pub struct Members {
 pub struct Fixed {
     pub protocol: Protocol,
     pub timeouts: ConnectTimeout,
-    pub tls: Tls,
+    pub tls: Towards,
+    pub identity: Option<SpiffeId>,
     pub load_balancing: balance::Settings,
     pub panic: Panic,
 }
@@ -105,7 +108,8 @@ impl From<&UpstreamSettings> for Fixed {
         Fixed {
             protocol: said.protocol,
             timeouts: said.timeouts,
-            tls: said.tls,
+            tls: said.tls.clone(),
+            identity: said.identity.clone(),
             load_balancing: said.load_balancing,
             panic: said.panic,
         }
@@ -115,6 +119,7 @@ impl From<&UpstreamSettings> for Fixed {
 pub struct Upstream {
     pub name: Arc<str>,
     pub settings: Fixed,
+    pub security: Security,
     pub breaker: Breaker,
     pub budget: Budget,
     pub outlier: Arc<Outlier>,
@@ -132,12 +137,14 @@ impl Upstream {
         name: &str,
         label: &str,
         settings: &UpstreamSettings,
+        security: Security,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let now = Instant::now();
         let resilience = Arc::new(metrics.resilience.of(label));
         Arc::new(Upstream {
             name: name.into(),
+            security,
             breaker: Breaker::new(name, settings.limits, resilience.clone()),
             budget: Budget::new(now),
             outlier: Outlier::new(settings.outlier, resilience.clone(), now),

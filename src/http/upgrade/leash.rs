@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(super) struct Leash {
-    credential: Rc<dyn Credential>,
+    credential: Rc<Credential>,
     void: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
     place: RefCell<Option<Watched>>,
@@ -48,7 +48,8 @@ impl Leash {
 
 impl Timed for Leash {
     fn tick(&self, _: Ticks) {
-        if let Standing::Void(rule) = self.credential.standing() {
+        if self.credential.standing() == Standing::Void {
+            let rule = "untrusted_peer";
             self.void.set(Some(rule));
             if let Some(waker) = self.waker.borrow_mut().take() {
                 waker.wake();

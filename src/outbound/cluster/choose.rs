@@ -114,7 +114,7 @@ mod tests {
     use crate::{
         discover::Source,
         http::tick::Tick,
-        outbound::{Metrics, UpstreamSettings, upstream::Upstream},
+        outbound::{Metrics, UpstreamSettings, secure::Security, upstream::Upstream},
     };
 
     /// What a worker chooses among two endpoints that the process has just lost, before it hears who came for them.
@@ -129,7 +129,7 @@ mod tests {
                 ..UpstreamSettings::to(Source::Static(Vec::new()))
             };
             let metrics = Metrics::new(&Registry::new()).unwrap();
-            let upstream = Upstream::new("payments", "payments", &said, &metrics);
+            let upstream = Upstream::new("payments", "payments", &said, Security::Plain, &metrics);
             let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
             upstream.endpoints_are(&[address(1), address(2)], |_| false);
             let interim = IntCounter::new("a", "A").unwrap();

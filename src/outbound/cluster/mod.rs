@@ -29,7 +29,7 @@ use crate::{
     http::{
         Body, RequestBody, Trail,
         client::{self, Keeping, Landlord, Outgoing, Peer},
-        dialer::{Dialer, Plain},
+        dialer::Dialer,
         replay::Record,
         tick::Tick,
         upgrade::Wish,
@@ -93,9 +93,10 @@ impl Cluster {
             picker: Picker::new(upstream.settings.load_balancing.policy),
             rng: RefCell::new(fastrand::Rng::new()),
             freed,
-            dialer: Rc::new(Plain {
-                connect_timeout: upstream.settings.timeouts.connect.duration(),
-            }),
+            dialer: upstream.security.dialer(
+                upstream.settings.protocol,
+                upstream.settings.timeouts.connect.duration(),
+            ),
             tick: tick.clone(),
             interim: interim.clone(),
             _watchers: RefCell::default(),

@@ -7,7 +7,8 @@ use crate::{
     balance,
     discover::Source,
     resilience::settings::{Limits, Outlier},
-    units::{Listen, Time},
+    tls::Towards,
+    units::{Listen, SpiffeId, Time},
 };
 
 /// One upstream.
@@ -28,7 +29,10 @@ pub struct UpstreamSettings {
     pub timeouts: ConnectTimeout,
     /// How connections to it are secured.
     #[serde(default)]
-    pub tls: Tls,
+    pub tls: Towards,
+    /// The identity that its endpoints must prove; with one, `tls: auto` is mutual TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<SpiffeId>,
     /// How an endpoint is chosen.
     #[serde(default)]
     pub load_balancing: balance::Settings,
@@ -51,7 +55,8 @@ impl UpstreamSettings {
             listen: Listen::default(),
             protocol: Protocol::default(),
             timeouts: ConnectTimeout::default(),
-            tls: Tls::default(),
+            tls: Towards::default(),
+            identity: None,
             load_balancing: balance::Settings::default(),
             limits: Limits::default(),
             outlier: Outlier::default(),
@@ -90,15 +95,6 @@ impl Default for ConnectTimeout {
             connect: Time::seconds(1),
         }
     }
-}
-
-/// How connections to an upstream are secured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Tls {
-    /// Not at all.
-    #[default]
-    None,
 }
 
 /// What happens when no endpoint is usable. Ejection alone never leads there, because the last one stays: it is for

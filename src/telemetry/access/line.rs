@@ -50,6 +50,8 @@ pub struct Line<'a> {
     pub duration: Duration,
     pub attempts: u32,
     pub peer: Option<&'a str>,
+    /// The caller's, verified.
+    pub identity: Option<&'a str>,
     /// `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'a str,
 }
@@ -86,6 +88,7 @@ impl Line<'_> {
         number(out, "duration_us", Some(micros));
         number(out, "attempts", Some(self.attempts.into()));
         text(out, "peer", self.peer);
+        text(out, "identity", self.identity);
         text(out, "protocol", Some(self.protocol));
         out.extend_from_slice(b"}\n");
     }

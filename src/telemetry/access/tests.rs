@@ -51,6 +51,7 @@ fn line() -> Line<'static> {
         duration: Duration::from_micros(1_500),
         attempts: 1,
         peer: Some("127.0.0.1:5"),
+        identity: None,
         protocol: "HTTP/1.1",
     }
 }
