@@ -1,5 +1,6 @@
 //! The commands, one file each. A command returns its exit code: 0 done, 1 it failed, 2 it was asked wrongly.
 
+mod certs;
 mod check;
 mod completions;
 mod config;
@@ -37,6 +38,7 @@ enum Command {
     Config(config::Print),
     Outbox(outbox::Outbox),
     Dlq(dlq::Dlq),
+    Certs(certs::Certs),
     Redirect(redirect::Redirect),
     Schema(schema::Print),
     Version(version::Print),
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Outbox(command) => command.run(),
         Command::Dlq(command) => command.run(),
+        Command::Certs(command) => command.run(),
         Command::Redirect(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Version(command) => command.run(),

@@ -132,7 +132,7 @@ pub async fn connect(
     })
 }
 
-async fn shake(
+pub(super) async fn shake(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     stream: TcpStream,

@@ -123,7 +123,7 @@ impl fmt::Debug for Identity {
 }
 
 /// A moment in words for a log line.
-pub(super) fn said(moment: SystemTime) -> String {
+pub fn said(moment: SystemTime) -> String {
     httpdate::fmt_http_date(moment)
 }
 

@@ -18,6 +18,7 @@ mod provider;
 mod server;
 mod sessions;
 pub mod settings;
+pub mod show;
 mod source;
 mod store;
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::{
 use crate::units::Hostname;
 
 pub use workload_api::ApiError;
+pub(super) use workload_api::fetch;
 
 /// A source that is followed. Dropping it stops that; the store keeps what it has.
 #[derive(Debug)]

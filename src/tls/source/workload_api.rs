@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    path::PathBuf,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -26,6 +26,7 @@ use super::{News, SourceError, federated, take};
 use crate::tls::{
     bundles::{Bundles, Revocations},
     identity::{Identity, IdentityError},
+    leaf::Leaf,
     metrics::Rotation,
     settings::{Settings, Socket},
     store::Store,
@@ -84,7 +85,7 @@ impl Followed {
     pub async fn run(mut self) {
         let mut wait = FIRST_WAIT;
         loop {
-            let error = match Messages::open(&self.socket.path().to_owned()).await {
+            let error = match Messages::open(self.socket.path()).await {
                 Ok(mut messages) => loop {
                     match messages.next().await {
                         Ok(message) => {
@@ -116,6 +117,45 @@ impl Followed {
             self.seen = Some(digest);
         }
     }
+}
+
+/// What an agent gives, as it came.
+pub struct Given {
+    pub chains: Vec<Vec<CertificateDer<'static>>>,
+    pub bundles: Vec<(String, Vec<CertificateDer<'static>>)>,
+    pub lists: Vec<Vec<u8>>,
+}
+
+/// Asks an agent once.
+pub async fn fetch(socket: &Socket) -> Result<Given, ApiError> {
+    let message = Messages::open(socket.path()).await?.next().await?;
+    let response = Response::decode(message)?;
+    let mut given = Given {
+        chains: Vec::new(),
+        bundles: Vec::new(),
+        lists: response.lists,
+    };
+    for svid in &response.svids {
+        let chain = certificates(&svid.chain).unwrap_or_default();
+        let id = chain
+            .first()
+            .and_then(|leaf| Leaf::read(leaf).ok())
+            .map(|leaf| leaf.id);
+        let domain = id.map_or_else(|| "?".to_owned(), |id| id.trust_domain().to_owned());
+        if !given.bundles.iter().any(|(known, _)| *known == domain) {
+            given
+                .bundles
+                .push((domain, certificates(&svid.bundle).unwrap_or_default()));
+        }
+        given.chains.push(chain);
+    }
+    for (domain, bundle) in &response.federated {
+        let domain = domain.strip_prefix("spiffe://").unwrap_or(domain);
+        given
+            .bundles
+            .push((domain.to_owned(), certificates(bundle).unwrap_or_default()));
+    }
+    Ok(given)
 }
 
 /// The first identity is ours: the agent puts the default one there.
@@ -182,7 +222,7 @@ impl Drop for Messages {
 }
 
 impl Messages {
-    async fn open(socket: &PathBuf) -> Result<Self, ApiError> {
+    async fn open(socket: &Path) -> Result<Self, ApiError> {
         let connect = async {
             let stream = UnixStream::connect(socket)
                 .await
