@@ -115,7 +115,11 @@ pub struct Revocations {
 }
 
 impl Revocations {
+    /// A file of nothing but space is no list.
     pub fn from_pem(text: &[u8]) -> Result<Self, BundleError> {
+        if text.trim_ascii().is_empty() {
+            return Ok(Revocations::default());
+        }
         Self::new(&pem::revocation_lists(text).map_err(BundleError::ListPem)?)
     }
 
@@ -192,7 +196,8 @@ mod tests {
         let lists = ROOT.revoke(&[], soon + DAY).unwrap() + &ROOT.revoke(&[], soon).unwrap();
         let read = Revocations::from_pem(lists.as_bytes()).unwrap();
         assert!(read.next_update().unwrap() <= soon);
-        assert!(Revocations::from_pem(b"").is_err());
+        assert!(Revocations::from_pem(b"\n").unwrap().is_empty());
+        assert!(Revocations::from_pem(b"# none").is_err());
         assert!(Revocations::from_pem(ROOT.certificate().as_bytes()).is_err());
     }
 }

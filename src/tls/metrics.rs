@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use prometheus::{
@@ -114,6 +114,11 @@ impl Metrics {
     pub(super) fn follow(&self, generation: &Generation) {
         *self.ends.dates() = Dates {
             identity: Some(generation.identity().not_after()),
+            lifetime: generation
+                .identity()
+                .not_after()
+                .duration_since(generation.identity().not_before())
+                .ok(),
             lists: generation.revocations().next_update(),
         };
     }
@@ -124,12 +129,14 @@ impl Metrics {
 struct Ends {
     dates: Arc<Mutex<Dates>>,
     identity: Gauge,
+    lifetime: Gauge,
     lists: Gauge,
 }
 
 #[derive(Debug, Default)]
 struct Dates {
     identity: Option<SystemTime>,
+    lifetime: Option<Duration>,
     lists: Option<SystemTime>,
 }
 
@@ -142,6 +149,10 @@ impl Ends {
             identity: gauge(
                 "weft_identity_expiry_seconds",
                 "Seconds until our certificate ends, negative afterwards; absent without one.",
+            ),
+            lifetime: gauge(
+                "weft_identity_lifetime_seconds",
+                "How long our certificate counts in all; absent without one.",
             ),
             lists: gauge(
                 "weft_identity_crl_update_seconds",
@@ -157,15 +168,28 @@ impl Ends {
 
 impl Collector for Ends {
     fn desc(&self) -> Vec<&Desc> {
-        [self.identity.desc(), self.lists.desc()].concat()
+        [
+            self.identity.desc(),
+            self.lifetime.desc(),
+            self.lists.desc(),
+        ]
+        .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let dates = self.dates();
         let mut families = Vec::new();
-        for (gauge, date) in [(&self.identity, dates.identity), (&self.lists, dates.lists)] {
-            if let Some(date) = date {
-                gauge.set(seconds_until(date));
+        let values = [
+            (&self.identity, dates.identity.map(seconds_until)),
+            (
+                &self.lifetime,
+                dates.lifetime.map(|lifetime| lifetime.as_secs_f64()),
+            ),
+            (&self.lists, dates.lists.map(seconds_until)),
+        ];
+        for (gauge, value) in values {
+            if let Some(value) = value {
+                gauge.set(value);
                 families.extend(gauge.collect());
             }
         }

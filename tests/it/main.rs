@@ -13,6 +13,8 @@ mod hardening;
 mod harness;
 mod harness_stands;
 mod http2;
+mod identity_alerts;
+mod identity_certs;
 mod letters;
 mod life;
 mod metrics;
