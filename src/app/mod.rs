@@ -257,7 +257,7 @@ impl House {
         Ok(Plans {
             inbound: Arc::new(inbound::Plan::compile(
                 &config.inbound,
-                config.service.trust_domain.as_str(),
+                &inbound::authorize::Home::new(config.service.trust_domain.as_str(), None),
                 &self.http,
                 &self.authorization,
             )?),

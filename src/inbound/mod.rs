@@ -49,10 +49,10 @@ pub struct App {
 }
 
 impl Plan {
-    /// `trust_domain` is our own.
+    /// `home` is our own trust domain.
     pub fn compile(
         settings: &Settings,
-        trust_domain: &str,
+        home: &authorize::Home,
         metrics: &Metrics,
         authorization: &authorize::Metrics,
     ) -> Result<Self, authorize::Problem> {
@@ -92,8 +92,7 @@ impl Plan {
             })
             .collect();
         let policy = settings.authorization.as_ref();
-        let policy =
-            policy.map(|said| authorize::Policy::compile(said, trust_domain, authorization));
+        let policy = policy.map(|said| authorize::Policy::compile(said, home, authorization));
         Ok(Plan {
             main,
             ports,

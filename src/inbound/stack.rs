@@ -125,7 +125,7 @@ fn admit(
     target: &Target<'_>,
 ) -> Result<(), Fault> {
     let caller = Caller {
-        identity: None,
+        identity: connection.identity(),
         ip: connection.peer().ip(),
         port: way.app.port,
     };

@@ -13,7 +13,7 @@ use crate::{
     http::{headers::clean_request, target},
     inbound::{
         Action,
-        authorize::{Caller, Metrics, Outcome, Policy, Says, Step, View},
+        authorize::{Caller, Home, Metrics, Outcome, Policy, Says, Step, View},
     },
     units::SpiffeId,
 };
@@ -73,8 +73,8 @@ pub(super) fn explain(
         return Ok(text);
     };
     let metrics = Metrics::new(&Registry::new())?;
-    let own = config.service.trust_domain.as_str();
-    let policy = Policy::compile(said, own, &metrics).map_err(|problem| anyhow!("{problem}"))?;
+    let home = Home::new(config.service.trust_domain.as_str(), None);
+    let policy = Policy::compile(said, &home, &metrics).map_err(|problem| anyhow!("{problem}"))?;
     if policy.reads_ip() && ip.is_none() {
         bail!("rules of inbound.authorization ask where the caller is: say it with --ip ADDRESS");
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    Caller, Policy, View,
+    Caller, Home, Policy, View,
     rule::{From, Held, Path, Rule, To},
 };
 use crate::inbound::settings::Action;
@@ -33,7 +33,7 @@ impl Policy {
     pub fn explain(&self, caller: &Caller<'_>, view: &View<'_>) -> Vec<Step> {
         let mut steps = Vec::new();
         for rule in self.rules.iter().chain([&self.default]) {
-            let outcome = rule.outcome(caller, view);
+            let outcome = rule.outcome(caller, view, &self.home);
             let decides = !rule.dry_run && matches!(outcome, Outcome::Holds(..));
             steps.push(Step {
                 place: rule.place,
@@ -56,11 +56,12 @@ impl Policy {
 }
 
 impl Rule {
-    fn outcome(&self, caller: &Caller<'_>, view: &View<'_>) -> Outcome {
-        let from = self.from.iter().position(|from| from.holds(caller));
+    fn outcome(&self, caller: &Caller<'_>, view: &View<'_>, home: &Home) -> Outcome {
+        let from = self.from.iter().position(|from| from.holds(caller, home));
         if from.is_none() && !self.from.is_empty() {
             let lacks = self.from.iter().enumerate();
-            let lacks = lacks.map(|(nth, from)| format!("from[{nth}]: {}", from.lack(caller)));
+            let lacks =
+                lacks.map(|(nth, from)| format!("from[{nth}]: {}", from.lack(caller, home)));
             return Outcome::Unmet(lacks.collect());
         }
         let held = |to: &To| to.holds(caller.port, view, self.action);
@@ -80,7 +81,7 @@ impl Rule {
 
 impl From {
     /// What a caller lacks that it does not hold for.
-    fn lack(&self, caller: &Caller<'_>) -> String {
+    fn lack(&self, caller: &Caller<'_>, home: &Home) -> String {
         let Some(id) = caller.identity else {
             return match self.is_from_ip(caller.ip) {
                 true => "the caller has no verified identity".to_owned(),
@@ -96,6 +97,9 @@ impl From {
             && **own != *id.trust_domain()
         {
             return format!("trust domain is {}, not {own}", id.trust_domain());
+        }
+        if self.at_home && !home.is(id.trust_domain()) {
+            return format!("trust domain is {}, not our own", id.trust_domain());
         }
         if let Some(own) = &self.namespace
             && id.namespace() != Some(own)

@@ -23,7 +23,10 @@ pub use explain::{Outcome, Step};
 pub use gate::{Gate, admit};
 
 use super::settings::{Action, Authorization};
-use crate::units::{ServiceName, SpiffeId};
+use crate::{
+    tls::Store,
+    units::{ServiceName, SpiffeId},
+};
 use rule::{Held, Rule};
 
 /// Who calls, as the connection shows it; nothing that a request says counts.
@@ -52,6 +55,29 @@ pub struct View<'a> {
     pub headers: &'a HeaderMap,
 }
 
+/// Our own trust domain: that of the certificate we show, else what the file says.
+#[derive(Debug, Clone)]
+pub struct Home {
+    said: Box<str>,
+    store: Option<Store>,
+}
+
+impl Home {
+    pub fn new(said: &str, store: Option<Store>) -> Self {
+        Home {
+            said: said.into(),
+            store,
+        }
+    }
+
+    fn is(&self, domain: &str) -> bool {
+        match self.store.as_ref().and_then(Store::last) {
+            Some(shown) => shown.identity().id().trust_domain() == domain,
+            None => *self.said == *domain,
+        }
+    }
+}
+
 /// The rules of one file.
 #[derive(Debug)]
 pub struct Policy {
@@ -59,6 +85,7 @@ pub struct Policy {
     rules: Box<[Rule]>,
     /// What no rule decides.
     default: Rule,
+    home: Home,
 }
 
 /// What a policy says of a call.
@@ -88,32 +115,36 @@ pub struct Problem {
 }
 
 impl Policy {
-    /// `own` is the trust domain that a bare `namespace` of an allow rule is in.
+    /// `home` is the trust domain that a bare `namespace` of an allow rule is in.
     pub fn compile(
         settings: &Authorization,
-        own: &str,
+        home: &Home,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, Problem> {
         let said = settings.rules.iter().enumerate();
         let mut rules = said
-            .map(|(place, said)| Rule::new(place, said, own, metrics))
+            .map(|(place, said)| Rule::new(place, said, metrics))
             .collect::<Result<Vec<_>, _>>()?;
         // What is in force comes before what is tried: a dry run counts the calls whose fate it would change.
         rules.sort_by_key(|rule| (rule.action == Action::Allow, rule.dry_run));
         Ok(Arc::new(Policy {
             rules: rules.into(),
             default: Rule::default(settings.default, metrics),
+            home: home.clone(),
         }))
     }
 
     /// What is said of a connection that is no HTTP, or that is silent: identity, address and port alone count.
     pub fn connection(&self, caller: &Caller<'_>) -> Verdict<'_> {
-        self.decide(self.rules.iter(), |rule| rule.connection(caller))
+        self.decide(self.rules.iter(), |rule| {
+            rule.connection(caller, &self.home)
+        })
     }
 
     /// What is said of one request. Who asks many on one connection makes a `Standing` of it.
     pub fn request(&self, caller: &Caller<'_>, view: &View<'_>) -> Verdict<'_> {
-        let about = self.rules.iter().filter(|rule| rule.is_about(caller));
+        let rules = self.rules.iter();
+        let about = rules.filter(|rule| rule.is_about(caller, &self.home));
         self.decide(about, |rule| rule.request(caller.port, view))
     }
 
@@ -174,7 +205,7 @@ impl Standing {
     pub fn new(policy: &Arc<Policy>, caller: &Caller<'_>) -> Self {
         let numbered = (0u32..).zip(&policy.rules);
         let rules = numbered
-            .filter(|(_, rule)| rule.is_about(caller))
+            .filter(|(_, rule)| rule.is_about(caller, &policy.home))
             .map(|(number, _)| number)
             .collect();
         Standing {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use http::{HeaderMap, HeaderName, Method};
 
 use super::{
-    Caller, Problem, View,
+    Caller, Home, Problem, View,
     audit::{Metrics, Tally},
 };
 use crate::{
@@ -47,7 +47,6 @@ impl Rule {
     pub(super) fn new(
         place: usize,
         said: &RuleSettings,
-        own: &str,
         metrics: &Metrics,
     ) -> Result<Self, Problem> {
         let to = said.to.iter().enumerate().map(|(to, said)| {
@@ -57,7 +56,7 @@ impl Rule {
                 what,
             })
         });
-        let from = said.from.iter().map(|one| From::new(one, said.action, own));
+        let from = said.from.iter().map(|one| From::new(one, said.action));
         Ok(Rule {
             name: said.name.clone(),
             place: Some(place),
@@ -82,18 +81,18 @@ impl Rule {
         }
     }
 
-    fn is_from(&self, caller: &Caller<'_>) -> bool {
-        self.from.is_empty() || self.from.iter().any(|from| from.holds(caller))
+    fn is_from(&self, caller: &Caller<'_>, home: &Home) -> bool {
+        self.from.is_empty() || self.from.iter().any(|from| from.holds(caller, home))
     }
 
     /// Whether it may be about something that this caller asks on its connection.
-    pub(super) fn is_about(&self, caller: &Caller<'_>) -> bool {
+    pub(super) fn is_about(&self, caller: &Caller<'_>, home: &Home) -> bool {
         let to = || self.to.is_empty() || self.to.iter().any(|to| to.has_port(caller.port));
-        self.is_from(caller) && to()
+        self.is_from(caller, home) && to()
     }
 
     /// Whether it is about a connection that is no HTTP.
-    pub(super) fn connection(&self, caller: &Caller<'_>) -> Held {
+    pub(super) fn connection(&self, caller: &Caller<'_>, home: &Home) -> Held {
         let whole = |to: &To| self.action == Action::Deny || !to.is_http;
         let to = || {
             self.to.is_empty()
@@ -102,7 +101,7 @@ impl Rule {
                     .iter()
                     .any(|to| to.has_port(caller.port) && whole(to))
         };
-        match self.is_from(caller) && to() {
+        match self.is_from(caller, home) && to() {
             true => Held::Yes,
             false => Held::No,
         }
@@ -124,34 +123,37 @@ impl Rule {
 pub(super) struct From {
     pub(super) identity: Option<IdentityPattern>,
     pub(super) trust_domain: Option<Box<str>>,
+    /// Of our own trust domain, whichever that is.
+    pub(super) at_home: bool,
     pub(super) namespace: Option<Box<str>>,
     pub(super) ip: Box<[Cidr]>,
 }
 
 impl From {
-    fn new(said: &CallerMatch, action: Action, own: &str) -> Self {
+    fn new(said: &CallerMatch, action: Action) -> Self {
         // Another trust domain may name its workloads as it likes: a bare namespace lets none of them in, and
         // keeps all of them out.
-        let bare = said.namespace.is_some() && said.identity.is_none();
-        let implied = (bare && action == Action::Allow).then_some(own);
+        let bare =
+            said.namespace.is_some() && said.identity.is_none() && said.trust_domain.is_none();
         let domain = said.trust_domain.as_ref().map(|domain| domain.as_str());
         From {
             identity: said.identity.clone(),
-            trust_domain: domain.or(implied).map(Into::into),
+            trust_domain: domain.map(Into::into),
+            at_home: bare && action == Action::Allow,
             namespace: said.namespace.as_deref().map(Into::into),
             ip: said.ip.iter().collect(),
         }
     }
 
-    pub(super) fn holds(&self, caller: &Caller<'_>) -> bool {
-        self.is_from_identity(caller) && self.is_from_ip(caller.ip)
+    pub(super) fn holds(&self, caller: &Caller<'_>, home: &Home) -> bool {
+        self.is_from_identity(caller, home) && self.is_from_ip(caller.ip)
     }
 
     pub(super) fn is_from_ip(&self, ip: IpAddr) -> bool {
         self.ip.is_empty() || self.ip.iter().any(|range| range.holds(ip))
     }
 
-    fn is_from_identity(&self, caller: &Caller<'_>) -> bool {
+    fn is_from_identity(&self, caller: &Caller<'_>, home: &Home) -> bool {
         let domain = self.trust_domain.as_deref();
         let namespace = self.namespace.as_deref();
         let Some(id) = caller.identity else {
@@ -159,6 +161,7 @@ impl From {
         };
         self.identity.as_ref().is_none_or(|own| own.holds(id))
             && domain.is_none_or(|own| own == id.trust_domain())
+            && (!self.at_home || home.is(id.trust_domain()))
             && namespace.is_none_or(|own| id.namespace() == Some(own))
     }
 }

@@ -23,7 +23,7 @@ fn policy(yaml: &str) -> Arc<Policy> {
 
 fn compiled(settings: &Authorization) -> Arc<Policy> {
     let metrics = Metrics::new(&Registry::new()).unwrap();
-    Policy::compile(settings, "cluster.local", &metrics).unwrap()
+    Policy::compile(settings, &Home::new("cluster.local", None), &metrics).unwrap()
 }
 
 /// A call as a test writes it: `POST orders/a?` from an identity (empty: none) and an address to a port.
@@ -484,7 +484,7 @@ fn a_regex_that_routes_could_not_use_is_a_problem() {
     let settings: Authorization =
         said("rules: [{ name: r, action: deny, to: [{}, { path: { regex: '\\p{Greek}' } }] }]");
     let metrics = Metrics::new(&Registry::new()).unwrap();
-    let problem = Policy::compile(&settings, "a", &metrics).unwrap_err();
+    let problem = Policy::compile(&settings, &Home::new("a", None), &metrics).unwrap_err();
     assert_eq!((problem.rule, problem.to), (0, 1));
     assert!(settings.rules[0].to[1].wrong().is_some());
 }

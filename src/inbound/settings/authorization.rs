@@ -19,7 +19,7 @@ use crate::{
 pub struct Authorization {
     /// What happens to a call that no rule decides.
     pub default: Action,
-    /// What is decided otherwise. Within allow and within deny rules the order has no meaning.
+    /// What is decided otherwise. Their order changes no answer.
     pub rules: Vec<RuleSettings>,
 }
 
@@ -76,7 +76,7 @@ pub struct CallerMatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<TrustDomain>,
     /// The namespace in the verified identity, `/ns/<namespace>/sa/<account>`. Without `trustDomain`, an allow rule means
-    /// the one in `service.trustDomain`.
+    /// our own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<ServiceName>,
     /// The address that the connection comes from: one range or several.
