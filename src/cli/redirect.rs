@@ -4,13 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use ipnet::IpNet;
 
 use super::print;
 use crate::{
     config::Config,
     k8s::redirect::{self, Interface, Plan, Ports, User},
-    units::Listen,
+    units::{Cidr, Listen},
 };
 
 /// Redirects the TCP of a pod, or of a network namespace, to its sidecar. Needs CAP_NET_ADMIN.
@@ -55,8 +54,8 @@ struct Apply {
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     exclude_outbound_ports: Vec<Ports>,
     /// Leaves outbound connections to these addresses alone: `10.1.0.0/16,fd00::7`.
-    #[arg(long, value_name = "RANGES", value_delimiter = ',', value_parser = range)]
-    exclude_outbound_ranges: Vec<IpNet>,
+    #[arg(long, value_name = "RANGES", value_delimiter = ',')]
+    exclude_outbound_ranges: Vec<Cidr>,
     /// Leaves alone what comes in by these: `docker0`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     exclude_interfaces: Vec<Interface>,
@@ -125,12 +124,4 @@ fn port_of(listen: &Listen) -> anyhow::Result<u16> {
         true => Ok(port),
         false => bail!("its addresses have different ports: traffic can be redirected to one"),
     }
-}
-
-/// A range of addresses, or one address.
-fn range(text: &str) -> Result<IpNet, String> {
-    let one = text.parse::<std::net::IpAddr>().map(IpNet::from);
-    one.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-        format!("`{text}` is no address (`10.1.0.9`) and no range of addresses (`10.1.0.0/16`)")
-    })
 }

@@ -22,6 +22,27 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// The addresses that share their first `bits` bits with `ip`; with more bits than it has, `ip` alone.
+    pub fn around(ip: IpAddr, bits: u8) -> Self {
+        match ip {
+            IpAddr::V4(ip) => {
+                let bits = bits.min(32);
+                let first = masked_v4(ip, bits).into();
+                Cidr { first, bits }
+            }
+            IpAddr::V6(ip) => {
+                let bits = bits.min(128);
+                let first = masked_v6(ip, bits).into();
+                Cidr { first, bits }
+            }
+        }
+    }
+
+    /// Whether it is one address alone.
+    pub fn is_one(self) -> bool {
+        self.bits == if self.first.is_ipv4() { 32 } else { 128 }
+    }
+
     /// The lowest address.
     pub fn first(self) -> IpAddr {
         self.first
@@ -83,12 +104,8 @@ impl FromStr for Cidr {
             (IpAddr::V6(_), IpAddr::V4(inner)) if bits >= 96 => (IpAddr::V4(inner), bits - 96),
             _ => (address, bits),
         };
-        let first = match address {
-            IpAddr::V4(ip) => IpAddr::V4(masked_v4(ip, bits)),
-            IpAddr::V6(ip) => IpAddr::V6(masked_v6(ip, bits)),
-        };
-        let range = Cidr { first, bits };
-        if first != address {
+        let range = Cidr::around(address, bits);
+        if range.first != address {
             return invalid(format!(
                 "`{text}` names an address inside a range: write `{range}` for the range"
             ));

@@ -33,8 +33,16 @@ impl Image {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("our own");
         let image = Image(folder);
-        // Not a link: a capability belongs to the file, whatever its names are.
-        fs::copy(env!("CARGO_BIN_EXE_weft"), image.weft()).expect("room for a copy");
+        // Not a link: a capability belongs to the file, whatever its names are. And not by our own hand: a process that
+        // another test starts meanwhile would hold the copy open for writing, and it could not be run (ETXTBSY).
+        let mut copy = Command::new("cp");
+        let copied = copy
+            .args([env!("CARGO_BIN_EXE_weft").as_ref(), image.weft().as_path()])
+            .status();
+        assert!(
+            copied.is_ok_and(|status| status.success()),
+            "no room for a copy"
+        );
         if let Some(capability) = capability {
             let mut command = Command::new(program("setcap"));
             let status = command.arg(capability).arg(image.weft()).status();
@@ -128,7 +136,8 @@ fn the_sidecar_of_the_same_image_has_no_capability() {
     let image = Image::with(Some("cap_net_admin+p"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     chown(folder.path(), Some(SIDECAR), Some(SIDECAR)).expect("we are root");
-    let (file, ready) = (folder.path().join("weft.yaml"), folder.path().join("ready"));
+    let place = |name| folder.path().join(name);
+    let (file, ready, log) = (place("weft.yaml"), place("ready"), place("log"));
     fs::write(&file, "version: weft/v1\n").expect("our own folder");
     let file = file.to_str().expect("temporary folders are ASCII");
     let mut command = image.command(Given::Nothing, &["run", "-c", file]);
@@ -136,12 +145,14 @@ fn the_sidecar_of_the_same_image_has_no_capability() {
         .env("WEFT_READY_FILE", &ready)
         .env("XDG_STATE_HOME", folder.path())
         .stdin(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(fs::File::create(&log).expect("our own folder"));
     let mut sidecar = Running(pod.inside(|| command.spawn()).expect("capsh runs"));
     wait_until("the sidecar to be ready", || {
+        let ended = sidecar.0.try_wait().expect("our own child");
         assert!(
-            sidecar.0.try_wait().expect("our own child").is_none(),
-            "it has ended"
+            ended.is_none(),
+            "{}",
+            fs::read_to_string(&log).unwrap_or_default()
         );
         ready.exists()
     });

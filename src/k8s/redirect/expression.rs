@@ -1,210 +1,85 @@
-//! A rule in the kernel's words: expressions that load something into a register and compare it.
+//! The steps that nf_tables takes for a rule, and their shape on the wire.
 //!
-//! Both ways: a rule becomes expressions when a table is written, and expressions become a rule when it is read. What
-//! does not become a rule was not written by us.
+//! A step loads something into a register, compares what is there, or ends the rule. We use one register, and read only
+//! the steps that we write.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use super::message::{Attributes, attribute, attributes, number, text};
 
-use ipnet::IpNet;
-
-use super::{
-    message::{Attributes, attribute, attributes, number, text},
-    rule::{End, Family, Found, Interface, Is, Match, Ports, Rule, User, Verdict},
-};
-
-/// One step of a rule. All use the same register.
+/// One step of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Expression {
+pub(super) enum Expression {
     /// Loads a fact of the packet.
     Meta(u32),
     /// Loads bytes of the packet.
     Payload(Field),
     /// Keeps the bits of this mask.
     Mask(Vec<u8>),
-    /// Ends the rule unless it is so.
+    /// Ends the rule unless it is so: one of [`compare`], and the value on the right.
     Compare(u32, Vec<u8>),
+    /// Connections that came here.
     Counter(u64),
     /// Loads this value.
     Value(Vec<u8>),
+    /// Redirects to the port that is loaded.
     Redirect,
     Accept,
     Goto(String),
 }
 
-/// Bytes of a packet: from its network header or its transport header.
+/// Bytes of a packet: `length` of them, `offset` from the beginning of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Field {
-    base: u32,
-    offset: u32,
-    length: u32,
+pub(super) struct Field {
+    pub base: u32,
+    pub offset: u32,
+    pub length: u32,
 }
 
-const NETWORK: u32 = 1;
-const TRANSPORT: u32 = 2;
-const PORT: Field = Field {
-    base: TRANSPORT,
-    offset: 2,
-    length: 2,
-};
-
 // The kernel's names and numbers: linux/netfilter/nf_tables.h.
+
+/// Which header a field is in.
+pub(super) mod base {
+    pub(in super::super) const NETWORK: u32 = 1;
+    pub(in super::super) const TRANSPORT: u32 = 2;
+}
+
+/// Facts of a packet.
+pub(super) mod meta {
+    pub(in super::super) const IN_NAME: u32 = 6;
+    pub(in super::super) const OUT_NAME: u32 = 7;
+    pub(in super::super) const USER: u32 = 10;
+    pub(in super::super) const FAMILY: u32 = 15;
+    pub(in super::super) const PROTOCOL: u32 = 16;
+}
+
+/// Comparisons.
+pub(super) mod compare {
+    pub(in super::super) const EQUAL: u32 = 0;
+    pub(in super::super) const UNEQUAL: u32 = 1;
+    pub(in super::super) const AT_MOST: u32 = 3;
+    pub(in super::super) const AT_LEAST: u32 = 5;
+}
+
 const ELEMENT: u16 = 1;
 const NAME: u16 = 1;
 const DATA: u16 = 2;
 const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
-
-const IN_NAME: u32 = 6;
-const OUT_NAME: u32 = 7;
-const USER: u32 = 10;
-const FAMILY: u32 = 15;
-const PROTOCOL: u32 = 16;
-
-const EQUAL: u32 = 0;
-const UNEQUAL: u32 = 1;
-const AT_MOST: u32 = 3;
-const AT_LEAST: u32 = 5;
-
 const ACCEPT: i32 = 1;
 const GOTO: i32 = -4;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED`: the port is given.
 const WITH_PORT: u32 = 2;
 
-const TCP: u8 = 6;
-const INTERFACE_NAME: usize = 16;
-
-/// The list of expressions of a rule.
-pub(super) fn encode(rule: &Rule) -> Attributes {
-    let mut list = Attributes::default();
-    for expression in expressions(rule) {
-        list = list.nest(ELEMENT, expression.encode());
-    }
-    list
+/// Steps as a list of attributes.
+pub(super) fn encode(steps: &[Expression]) -> Attributes {
+    let one = |list: Attributes, step: &Expression| list.nest(ELEMENT, step.encode());
+    steps.iter().fold(Attributes::default(), one)
 }
 
-/// The rule that a list of expressions says.
-pub(super) fn decode(list: &[u8]) -> Found {
-    let expressions: Option<Vec<Expression>> = attributes(list)
+/// The steps of a list; none where one is not of our kind.
+pub(super) fn decode(list: &[u8]) -> Option<Vec<Expression>> {
+    attributes(list)
         .map(|(_, one)| Expression::decode(one))
-        .collect();
-    match expressions.and_then(|all| rule(&all)) {
-        Some(rule) => Found::Ours(rule),
-        None => Found::Foreign,
-    }
-}
-
-fn expressions(rule: &Rule) -> Vec<Expression> {
-    use Expression::{Accept, Compare, Counter, Goto, Mask, Meta, Payload, Redirect, Value};
-    let mut all = Vec::new();
-    for fit in &rule.fits {
-        match fit {
-            Match::NotTcp => all.extend([Meta(PROTOCOL), Compare(UNEQUAL, vec![TCP])]),
-            Match::Family(family) => {
-                all.extend([Meta(FAMILY), Compare(EQUAL, vec![family_number(*family)])])
-            }
-            Match::ComesBy(interface) => {
-                all.extend([Meta(IN_NAME), Compare(EQUAL, padded(interface))])
-            }
-            Match::LeavesBy(interface) => {
-                all.extend([Meta(OUT_NAME), Compare(EQUAL, padded(interface))])
-            }
-            Match::User(User(id)) => {
-                all.extend([Meta(USER), Compare(EQUAL, id.to_ne_bytes().to_vec())])
-            }
-            Match::Address { end, is, range } => {
-                all.push(Payload(address_field(*end, range)));
-                if range.prefix_len() < range.max_prefix_len() {
-                    all.push(Mask(octets(range.netmask())));
-                }
-                let operation = match is {
-                    Is::Within => EQUAL,
-                    Is::Outside => UNEQUAL,
-                };
-                all.push(Compare(operation, octets(range.network())));
-            }
-            Match::Port(ports) => {
-                let (first, last) = (
-                    ports.first().to_be_bytes().to_vec(),
-                    ports.last().to_be_bytes().to_vec(),
-                );
-                all.push(Payload(PORT));
-                match first == last {
-                    true => all.push(Compare(EQUAL, first)),
-                    false => all.extend([Compare(AT_LEAST, first), Compare(AT_MOST, last)]),
-                }
-            }
-        }
-    }
-    match &rule.verdict {
-        Verdict::Leave => all.push(Accept),
-        Verdict::Ask(chain) => all.push(Goto(chain.clone())),
-        Verdict::Redirect { port, .. } => {
-            all.extend([Counter(0), Value(port.to_be_bytes().to_vec()), Redirect]);
-        }
-    }
-    all
-}
-
-fn rule(mut rest: &[Expression]) -> Option<Rule> {
-    use Expression::{Accept, Compare, Counter, Goto, Mask, Meta, Payload, Redirect, Value};
-    let mut fits = Vec::new();
-    loop {
-        let (fit, used) = match rest {
-            [Accept] => {
-                return Some(Rule {
-                    fits,
-                    verdict: Verdict::Leave,
-                });
-            }
-            [Goto(chain)] => {
-                let verdict = Verdict::Ask(chain.clone());
-                return Some(Rule { fits, verdict });
-            }
-            [Counter(taken), Value(port), Redirect] => {
-                let port = u16::from_be_bytes(port.as_slice().try_into().ok()?);
-                let verdict = Verdict::Redirect {
-                    port,
-                    taken: *taken,
-                };
-                return Some(Rule { fits, verdict });
-            }
-            [Meta(PROTOCOL), Compare(UNEQUAL, value), ..] if value == &[TCP] => (Match::NotTcp, 2),
-            [Meta(FAMILY), Compare(EQUAL, value), ..] => (Match::Family(family_of(value)?), 2),
-            [Meta(IN_NAME), Compare(EQUAL, value), ..] => (Match::ComesBy(interface_of(value)?), 2),
-            [Meta(OUT_NAME), Compare(EQUAL, value), ..] => {
-                (Match::LeavesBy(interface_of(value)?), 2)
-            }
-            [Meta(USER), Compare(EQUAL, value), ..] => {
-                let id = u32::from_ne_bytes(value.as_slice().try_into().ok()?);
-                (Match::User(User(id)), 2)
-            }
-            [Payload(PORT), Compare(EQUAL, value), ..] => {
-                let port = u16::from_be_bytes(value.as_slice().try_into().ok()?);
-                (Match::Port(Ports::one(port)), 2)
-            }
-            [
-                Payload(PORT),
-                Compare(AT_LEAST, first),
-                Compare(AT_MOST, last),
-                ..,
-            ] => {
-                let first = u16::from_be_bytes(first.as_slice().try_into().ok()?);
-                let last = u16::from_be_bytes(last.as_slice().try_into().ok()?);
-                (Match::Port(Ports::new(first, last)?), 3)
-            }
-            [Payload(field), Mask(mask), Compare(operation, value), ..] => {
-                let mask = ip_of(mask)?;
-                let range = IpNet::with_netmask(ip_of(value)?, mask).ok()?;
-                (address(*field, *operation, range)?, 3)
-            }
-            [Payload(field), Compare(operation, value), ..] => {
-                (address(*field, *operation, IpNet::from(ip_of(value)?))?, 2)
-            }
-            _ => return None,
-        };
-        fits.push(fit);
-        rest = &rest[used..];
-    }
+        .collect()
 }
 
 impl Expression {
@@ -309,106 +184,38 @@ fn verdict(code: i32, chain: Option<&str>) -> Attributes {
         .nest(2, data)
 }
 
-fn family_number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
-    }
-}
-
-fn family_of(value: &[u8]) -> Option<Family> {
-    match value {
-        [2] => Some(Family::V4),
-        [10] => Some(Family::V6),
-        _ => None,
-    }
-}
-
-/// The kernel compares all sixteen bytes.
-fn padded(interface: &Interface) -> Vec<u8> {
-    let mut name = interface.as_str().as_bytes().to_vec();
-    name.resize(INTERFACE_NAME, 0);
-    name
-}
-
-fn interface_of(value: &[u8]) -> Option<Interface> {
-    let text = std::str::from_utf8(value).ok()?;
-    text.trim_end_matches('\0').parse().ok()
-}
-
-fn address_field(end: End, range: &IpNet) -> Field {
-    let (offset, length) = match (range, end) {
-        (IpNet::V4(_), End::Source) => (12, 4),
-        (IpNet::V4(_), End::Destination) => (16, 4),
-        (IpNet::V6(_), End::Source) => (8, 16),
-        (IpNet::V6(_), End::Destination) => (24, 16),
-    };
-    Field {
-        base: NETWORK,
-        offset,
-        length,
-    }
-}
-
-fn address(field: Field, operation: u32, range: IpNet) -> Option<Match> {
-    let end = [End::Source, End::Destination]
-        .into_iter()
-        .find(|end| address_field(*end, &range) == field)?;
-    let is = match operation {
-        EQUAL => Is::Within,
-        UNEQUAL => Is::Outside,
-        _ => return None,
-    };
-    Some(Match::Address { end, is, range })
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-fn ip_of(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
-        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::k8s::redirect::plan;
+    use crate::k8s::redirect::{message::Messages, message::messages, plan, spelling};
 
     #[test]
-    fn every_rule_of_a_plan_is_read_as_it_was_written() {
+    fn every_step_of_a_plan_is_read_as_it_was_written() {
         let table = plan::tests::plan().table().unwrap();
         for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
-            let steps = expressions(rule);
-            // The kernel adds the counter's values; without them there is no counter to read.
-            assert_eq!(super::rule(&steps).as_ref(), Some(rule), "{rule}");
-            for step in steps {
-                let mut sent = super::super::message::Messages::default();
-                sent.push(0, 0, &[], &step.encode());
-                let read = Expression::decode(&sent.bytes()[16..]);
-                if step != Expression::Counter(0) {
-                    assert_eq!(read, Some(step));
-                }
-            }
+            let mut steps = spelling::steps(rule);
+            // The kernel fills in a counter's value; without it there is none to read.
+            steps.retain(|step| *step != Expression::Counter(0));
+            let mut sent = Messages::default();
+            sent.push(0, 0, &[], &encode(&steps));
+            let message = messages(sent.bytes()).next().unwrap();
+            assert_eq!(decode(message.body), Some(steps));
         }
     }
 
     #[test]
-    fn what_we_do_not_write_is_foreign() {
-        let accept =
-            |compare: Expression| rule(&[Expression::Meta(PROTOCOL), compare, Expression::Accept]);
-        assert!(accept(Expression::Compare(UNEQUAL, vec![TCP])).is_some());
-        assert!(accept(Expression::Compare(EQUAL, vec![TCP])).is_none());
-        assert!(accept(Expression::Compare(UNEQUAL, vec![17])).is_none());
-        assert!(rule(&[]).is_none());
-        assert!(rule(&[Expression::Accept, Expression::Accept]).is_none());
-        assert_eq!(decode(&[8, 0, 1, 0x80, 4, 0, 2, 0]), Found::Foreign);
+    fn a_step_that_we_do_not_take_is_not_read() {
+        let list = |name: &str| {
+            let step = Attributes::default()
+                .text(NAME, name)
+                .nest(DATA, Attributes::default());
+            let mut sent = Messages::default();
+            sent.push(0, 0, &[], &Attributes::default().nest(ELEMENT, step));
+            let message = messages(sent.bytes()).next().unwrap();
+            decode(message.body)
+        };
+        for name in ["lookup", "meta", "redir", ""] {
+            assert_eq!(list(name), None, "{name}");
+        }
     }
 }

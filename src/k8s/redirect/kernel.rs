@@ -7,6 +7,7 @@ use super::{
     message::{ACK, APPEND, Attributes, CREATE, DUMP, Messages, attribute, number, text},
     rule::{Found, Rule, Verdict},
     socket::{No, Socket},
+    spelling,
     table::{self, Chain, Hook, Table},
 };
 
@@ -85,9 +86,10 @@ impl Kernel {
         while let Some((chain, rule)) = rules.next() {
             let redirects = matches!(rule.verdict, Verdict::Redirect { .. });
             let acknowledge = if rules.peek().is_none() { ACK } else { 0 };
-            let attributes = named()
-                .text(attr::RULE_CHAIN, &chain.name)
-                .nest(attr::RULE_EXPRESSIONS, expression::encode(rule));
+            let attributes = named().text(attr::RULE_CHAIN, &chain.name).nest(
+                attr::RULE_EXPRESSIONS,
+                expression::encode(&spelling::steps(rule)),
+            );
             let flags = CREATE | APPEND | acknowledge;
             batch.push(Step::Rule { redirects }, NEW_RULE, flags, &attributes);
         }
@@ -119,7 +121,8 @@ impl Kernel {
         let rules = self.list(LIST_RULES, |body| {
             let chain = text(body, attr::RULE_CHAIN)?.to_owned();
             let list = attribute(body, attr::RULE_EXPRESSIONS).unwrap_or_default();
-            Some((chain, expression::decode(list)))
+            let rule = expression::decode(list).and_then(|steps| spelling::rule(&steps));
+            Some((chain, rule.map_or(Found::Foreign, Found::Ours)))
         })?;
         let mut table = Table { chains };
         for (name, rule) in rules {

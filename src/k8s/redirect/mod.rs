@@ -14,10 +14,11 @@ mod plan;
 mod privilege;
 mod rule;
 mod socket;
+mod spelling;
 mod table;
 
 pub use plan::{MOST_EXCLUSIONS, Plan};
-pub use rule::{Interface, Invalid, Ports, User};
+pub use rule::{Interface, Ports, User};
 
 use kernel::Kernel;
 use loopback::Ipv6;

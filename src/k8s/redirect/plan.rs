@@ -1,21 +1,19 @@
 //! What to redirect and what to leave alone, and the rules that follow from it.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Refused,
+    Refused, loopback,
     rule::{End, Family, Interface, Is, Match, Ports, Rule, User, Verdict},
     table::{Chain, Hook, Table},
 };
+use crate::units::Cidr;
 
 /// The most exclusions of all kinds together.
 pub const MOST_EXCLUSIONS: usize = 256;
 
 /// Where the sidecar dials the application from. The rules let it pass, for it has been through the sidecar already.
-const FROM_SIDECAR: (std::net::Ipv4Addr, std::net::Ipv6Addr) = (
-    std::net::Ipv4Addr::new(127, 0, 0, 6),
-    super::loopback::FROM_SIDECAR,
-);
+const FROM_SIDECAR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
 /// What to redirect, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub struct Plan {
     /// Outbound connections to these ports are left alone.
     pub outbound_ports: Vec<Ports>,
     /// Outbound connections to these addresses are left alone.
-    pub outbound_ranges: Vec<IpNet>,
+    pub outbound_ranges: Vec<Cidr>,
     /// What comes in by these interfaces is left alone: bridges of containers within the pod, for example.
     pub interfaces: Vec<Interface>,
 }
@@ -79,11 +77,8 @@ impl Plan {
                 loopback(),
                 sidecar(),
                 Match::Family(Family::V4),
-                outside(
-                    End::Destination,
-                    Ipv4Net::new_assert([127, 0, 0, 0].into(), 8),
-                ),
-                outside(End::Source, Ipv4Net::from(FROM_SIDECAR.0)),
+                outside(End::Destination, Ipv4Addr::LOCALHOST, 8),
+                outside(End::Source, FROM_SIDECAR, 32),
             ],
         ));
         rules.push(ask(
@@ -92,11 +87,8 @@ impl Plan {
                 loopback(),
                 sidecar(),
                 Match::Family(Family::V6),
-                outside(
-                    End::Destination,
-                    Ipv6Net::from(std::net::Ipv6Addr::LOCALHOST),
-                ),
-                outside(End::Source, Ipv6Net::from(FROM_SIDECAR.1)),
+                outside(End::Destination, Ipv6Addr::LOCALHOST, 128),
+                outside(End::Source, loopback::FROM_SIDECAR, 128),
             ],
         ));
         rules.push(leave([loopback()]));
@@ -105,14 +97,14 @@ impl Plan {
             rules.push(leave([Match::Port(*ports)]));
         }
         for range in &self.outbound_ranges {
-            let family = match range {
-                IpNet::V4(_) => Family::V4,
-                IpNet::V6(_) => Family::V6,
+            let family = match range.first() {
+                IpAddr::V4(_) => Family::V4,
+                IpAddr::V6(_) => Family::V6,
             };
             let address = Match::Address {
                 end: End::Destination,
                 is: Is::Within,
-                range: range.trunc(),
+                range: *range,
             };
             rules.push(leave([Match::Family(family), address]));
         }
@@ -159,11 +151,11 @@ fn redirect(port: u16) -> Rule {
     }
 }
 
-fn outside(end: End, range: impl Into<IpNet>) -> Match {
+fn outside(end: End, ip: impl Into<IpAddr>, bits: u8) -> Match {
     Match::Address {
         end,
         is: Is::Outside,
-        range: range.into(),
+        range: Cidr::around(ip.into(), bits),
     }
 }
 
@@ -178,7 +170,7 @@ pub(super) mod tests {
             outbound: 15001,
             inbound_ports: vec![Ports::one(15000), Ports::one(15020)],
             outbound_ports: vec!["9000-9100".parse().unwrap()],
-            outbound_ranges: vec!["10.1.0.9/16".parse().unwrap(), "fd00::/9".parse().unwrap()],
+            outbound_ranges: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/9".parse().unwrap()],
             interfaces: vec!["docker0".parse().unwrap()],
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ipnet::IpNet;
+use crate::units::{Cidr, Invalid};
 
 /// Everything must fit; an empty list always fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum Match {
     Address {
         end: End,
         is: Is,
-        range: IpNet,
+        range: Cidr,
     },
     /// The destination's port.
     Port(Ports),
@@ -81,11 +81,6 @@ pub struct Ports {
 /// The name of a network interface: at most 15 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface(String);
-
-/// Why a text is no such value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(String);
 
 impl Ports {
     pub const fn one(port: u16) -> Self {
@@ -191,9 +186,9 @@ impl fmt::Display for Match {
                     (End::Destination, Is::Within) => "to ",
                     (End::Destination, Is::Outside) => "not to ",
                 })?;
-                match range.prefix_len() == range.max_prefix_len() {
-                    true => write!(f, "{}", range.addr()),
-                    false => write!(f, "{range}"),
+                match range.is_one() {
+                    true => range.first().fmt(f),
+                    false => range.fmt(f),
                 }
             }
             Match::Port(Ports { first, last }) if first == last => write!(f, "to port {first}"),
