@@ -8,7 +8,8 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -20,7 +21,7 @@ use rustix::{
     },
 };
 
-use super::DEADLINE;
+use super::{DEADLINE, Weft};
 
 /// The user that sidecars run as.
 pub const SIDECAR: u32 = 15001;
@@ -146,6 +147,17 @@ impl Pod {
         self.prints(env!("CARGO_BIN_EXE_weft"), &all)
     }
 
+    /// Starts a sidecar inside, as its own user and with no privilege, and returns when it is ready.
+    #[track_caller]
+    pub fn sidecar(&self, yaml: &str) -> Weft {
+        let mut weft = Weft::folder(yaml);
+        weft.run_as(SIDECAR);
+        if let Err(failed) = self.inside(|| weft.launch()) {
+            panic!("weft did not start: {:?}\n{}", failed.status, failed.stderr);
+        }
+        weft
+    }
+
     /// An address in this pod.
     pub fn at(&self, port: u16) -> SocketAddr {
         (self.v4, port).into()
@@ -254,4 +266,72 @@ fn greet(mut stream: TcpStream, name: &str) -> io::Result<()> {
     };
     let meant = meant.or_else(|_| stream.local_addr())?;
     stream.write_all(format!("{name} for {meant}").as_bytes())
+}
+
+/// What passes over a pod's `eth0`, both ways, from the moment it is there.
+pub struct Capture {
+    tcpdump: Child,
+    seen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Capture {
+    #[track_caller]
+    pub fn on(pod: &Pod) -> Self {
+        let mut command = Command::new(super::parts::program("tcpdump"));
+        command
+            .args([
+                "-i",
+                "eth0",
+                "-U",
+                "--immediate-mode",
+                "-s",
+                "0",
+                "-Z",
+                "root",
+                "-w",
+                "-",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut tcpdump = pod
+            .inside(|| command.spawn())
+            .expect("tcpdump: install it with `apt-get install tcpdump`");
+        let stderr = BufReader::new(tcpdump.stderr.take().expect("piped"));
+        let mut lines = stderr.lines().map_while(Result::ok);
+        let listens = lines.any(|line| line.contains("listening on"));
+        assert!(listens, "tcpdump ended");
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        let (kept, stdout) = (Arc::clone(&seen), tcpdump.stdout.take().expect("piped"));
+        thread::spawn(move || keep(stdout, &kept));
+        Capture { tcpdump, seen }
+    }
+
+    /// Whether these bytes passed within one packet.
+    pub fn holds(&self, bytes: impl AsRef<[u8]>) -> bool {
+        let seen = self.seen.lock().expect("no panic here");
+        memchr::memmem::find(&seen, bytes.as_ref()).is_some()
+    }
+
+    /// How much passed, heads of packets included.
+    pub fn size(&self) -> usize {
+        self.seen.lock().expect("no panic here").len()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.tcpdump.kill();
+        let _ = self.tcpdump.wait();
+    }
+}
+
+fn keep(mut from: ChildStdout, kept: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 65536];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        kept.lock()
+            .expect("no panic here")
+            .extend_from_slice(&buffer[..length]);
+    }
 }

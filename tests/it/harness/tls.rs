@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
@@ -241,6 +241,13 @@ impl IdentityFolder {
         let draft = self.folder.path().join("..data.draft");
         symlink(version.file_name().expect("named above"), &draft).expect("a new link");
         fs::rename(draft, self.folder.path().join("..data")).expect("one file system");
+    }
+
+    /// Lets every user read it, as one that a sidecar of another user has.
+    pub fn open_to_all(self) -> Self {
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.folder.path(), mode).expect("our own folder");
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

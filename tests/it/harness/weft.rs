@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{BufRead, BufReader, Read},
-    os::unix::process::ExitStatusExt,
+    os::unix::{
+        fs::chown,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
@@ -44,6 +47,7 @@ pub struct Weft {
     process: Option<Process>,
     addresses: BTreeMap<String, Value>,
     descriptors: Option<u32>,
+    user: Option<u32>,
 }
 
 struct Process {
@@ -119,6 +123,7 @@ impl Weft {
             process: None,
             addresses: BTreeMap::new(),
             descriptors: None,
+            user: None,
         };
         weft.write_config(yaml);
         weft
@@ -135,7 +140,7 @@ impl Weft {
             None => self.command(&run),
             Some(most) => {
                 // The shell lowers the hard limit too, then becomes the binary.
-                let mut shell = self.dressed("sh");
+                let mut shell = self.dressed(Path::new("sh"));
                 let words = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
                 shell.args(["-c", &words, BINARY]).args(run);
                 shell
@@ -176,12 +181,19 @@ impl Weft {
 
     /// The binary with these arguments, in this sidecar's folder and environment; for commands other than `run`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.dressed(BINARY);
+        let mut command = match self.user {
+            None => self.dressed(BINARY.as_ref()),
+            Some(user) => {
+                let mut command = self.dressed(&self.copy());
+                command.uid(user).gid(user);
+                command
+            }
+        };
         command.args(arguments);
         command
     }
 
-    fn dressed(&self, program: &str) -> Command {
+    fn dressed(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
             .current_dir(self.folder.path())
@@ -189,6 +201,30 @@ impl Weft {
             .env("XDG_STATE_HOME", self.folder.path().join("state"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// From now on it runs as this user, which takes root to say, and in a folder of that user's.
+    ///
+    /// Runs a copy of the binary: its own folder may be closed to others.
+    #[track_caller]
+    pub fn run_as(&mut self, user: u32) {
+        // Not by our own hand: a process that another test starts meanwhile would hold the copy open for writing, and it
+        // could not be run (ETXTBSY).
+        let copied = Command::new("cp")
+            .args([BINARY.as_ref(), self.copy().as_path()])
+            .status();
+        assert!(
+            copied.is_ok_and(|status| status.success()),
+            "no room for a copy"
+        );
+        for path in [self.folder.path(), &self.config_path()] {
+            chown(path, Some(user), Some(user)).expect("only root may run as another");
+        }
+        self.user = Some(user);
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.folder.path().join("weft")
     }
 
     /// Runs a command to its end.
