@@ -131,6 +131,20 @@ fn says_http(line: &[u8]) -> bool {
     last.is_some_and(|last| last.starts_with(b"HTTP/"))
 }
 
+/// Whether a request is for a proxy that its sender chose itself: CONNECT, or a whole URI (RFC 9112 §3.2.2).
+pub fn leaves_by_a_proxy(request: &[u8]) -> bool {
+    let line = request.trim_ascii_start();
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
+    let mut words = line.split(|byte| *byte == b' ');
+    let method = words.next();
+    let target = words.next().unwrap_or(b"");
+    let scheme = |scheme: &[u8]| {
+        let start = target.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    method == Some(b"CONNECT") || scheme(b"http://") || scheme(b"https://")
+}
+
 /// RFC 9110 §5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -234,6 +248,16 @@ mod tests {
         for request in requests {
             assert_eq!(stranger(request), Some(Kind::Http1), "{request:?}");
         }
+    }
+
+    #[test]
+    fn a_request_for_a_proxy_says_so_in_its_line() {
+        assert!(leaves_by_a_proxy(b"CONNECT a:443 HTTP/1.1\r\n"));
+        assert!(leaves_by_a_proxy(b"GET HTTP://a/ HTTP/1.1\r\n"));
+        assert!(!leaves_by_a_proxy(
+            b"GET /?to=http://a/ HTTP/1.1\r\nx: CONNECT"
+        ));
+        assert!(!leaves_by_a_proxy(b"OPTIONS * HTTP/1.1\r\n"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod original_dst;
 mod relay;
 mod stream;
 
-pub use dial::dial;
+pub use dial::{BESIDE_V4, BESIDE_V6, be_patient, dial, dial_beside, reset};
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use original_dst::original_dst;
 pub use relay::{Broken, Count, Early, Side, Tally, Tunnel, relay};

@@ -44,9 +44,12 @@ macro_rules! on_link {
 }
 
 impl Stream {
-    /// Keeps `held` until the connection closes.
+    /// Keeps `held` until the connection closes, beside what it holds already.
     pub fn holding(mut self, held: Box<dyn Any>) -> Self {
-        self.held = Some(held);
+        self.held = Some(match self.held.take() {
+            Some(before) => Box::new((before, held)),
+            None => held,
+        });
         self
     }
 

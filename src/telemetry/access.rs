@@ -5,6 +5,7 @@
 
 mod line;
 mod moment;
+mod tcp;
 
 use std::{
     cell::RefCell,
@@ -26,6 +27,7 @@ use super::{Registry, settings};
 
 pub use line::{Direction, Line, fails_the_server};
 pub use moment::rfc3339;
+pub use tcp::TcpLine;
 
 /// Lines that may wait for the writing thread; what comes beyond is dropped and counted.
 const QUEUE_LINES: usize = 8_192;
@@ -74,13 +76,16 @@ impl AccessLog {
 
     /// Queues the line if it is wanted; drops and counts it when the queue is full. Never waits.
     pub fn write(&self, line: &Line<'_>) {
-        if !self.wants(line.is_failure()) {
-            return;
+        if self.wants(line.is_failure()) {
+            self.queue(|buffer| line.encode(buffer));
         }
+    }
+
+    fn queue(&self, encode: impl FnOnce(&mut Vec<u8>)) {
         let mut out = self.out.borrow_mut();
         let Out { queue, buffer } = &mut *out;
         buffer.clear();
-        line.encode(buffer);
+        encode(buffer);
         // A lossy queue takes the line or counts it; it has no error to tell.
         let _ = queue.write(buffer);
     }

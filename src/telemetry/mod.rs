@@ -7,7 +7,7 @@ mod logs;
 mod registry;
 pub mod settings;
 
-pub use access::{AccessLog, Direction, Line, fails_the_server, rfc3339};
+pub use access::{AccessLog, Direction, Line, TcpLine, fails_the_server, rfc3339};
 pub use logs::{Level, LogError, Logs};
 pub use prometheus;
 pub use registry::Registry;

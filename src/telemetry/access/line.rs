@@ -101,7 +101,7 @@ pub fn fails_the_server(status: u16) -> bool {
 }
 
 /// `,"name":"value"`, if there is a value.
-fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+pub(super) fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
     let Some(value) = value else { return };
     key(out, name);
     out.push(b'"');
@@ -110,7 +110,7 @@ fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
 }
 
 /// `,"name":42`, if there is a value.
-fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
+pub(super) fn number(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
     let Some(value) = value else { return };
     key(out, name);
     decimal(value, 1, out);
