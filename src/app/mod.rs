@@ -235,14 +235,14 @@ impl House {
         let upstreams = self
             .upstreams
             .named(&config.upstreams, config.identity.is_some())?;
-        let sources = config.upstreams.values().map(|said| said.endpoints.clone());
-        let upstreams = upstreams.into_iter().zip(sources).collect();
-        let own = self.listeners.borrow().addresses();
+        let said = config.upstreams.values().cloned();
+        let upstreams = upstreams.into_iter().zip(said).collect();
+        let own: Arc<[_]> = self.listeners.borrow().addresses().into();
         let plan = outbound::Plan::compile(
             &config.outbound,
             upstreams,
             self.upstreams.clone(),
-            own.into(),
+            own.clone(),
             &Author::new(
                 &config.service.namespace,
                 &config.service.name,
@@ -257,6 +257,7 @@ impl House {
         Ok(Plans {
             inbound: Arc::new(inbound::Plan::compile(
                 &config.inbound,
+                own,
                 &inbound::authorize::Home::new(config.service.trust_domain.as_str(), None),
                 &self.http,
                 &self.authorization,

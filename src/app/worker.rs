@@ -150,7 +150,7 @@ impl Room {
         let interim = start.metrics.dropped("interim");
         let desk = || Desk::new(tick.clone(), start.access.clone(), &start.metrics);
         Room {
-            inbound: inbound::Stack::new(inbound::Local::empty()),
+            inbound: inbound::Stack::new(inbound::Local::empty(&tick, &interim)),
             outbound: outbound::Stack::new(
                 outbound::Local::new(start.plans.outbound.clone(), None, &tick, &interim),
                 Capture::new(&start.vault, start.taking),
@@ -207,12 +207,8 @@ impl Room {
 
     fn follow_inbound(&self, plans: &Plans) {
         let before = self.inbound.local();
-        self.inbound.follow(inbound::Local::new(
-            &plans.inbound,
-            Some(&before),
-            &self.tick,
-            &self.interim,
-        ));
+        self.inbound
+            .follow(inbound::Local::new(&plans.inbound, &before));
         self.inbound_timers.set(plans.inbound_timers);
         self.outbound_timers.set(plans.outbound_timers);
     }

@@ -185,7 +185,7 @@ fn plan(loaded: &Loaded) -> anyhow::Result<Plan> {
         .iter()
         .map(|(name, settings)| {
             let upstream = Upstream::new(name, name, settings, Security::Plain, &metrics);
-            (upstream, settings.endpoints.clone())
+            (upstream, settings.clone())
         })
         .collect();
     let http = Metrics::new(&registry)?;

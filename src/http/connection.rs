@@ -4,7 +4,7 @@ use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -18,7 +18,7 @@ use super::{
     pulse::Pace,
     settings::Timers,
     strand::Strand,
-    tick::{Tick, Ticks, Timed},
+    tick::{Tick, Ticks, Timed, Watched},
     upgrade::Tunnel,
     watch::{self, Watch},
 };
@@ -141,6 +141,8 @@ pub struct Connection {
     forced: Cell<Option<Ticks>>,
     /// The next answer is the last.
     outdated: Cell<bool>,
+    /// Its bytes are not ours to read: no timer of HTTP's runs.
+    relayed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<Tunnel>>,
     kept: RefCell<Option<Rc<dyn Any>>>,
@@ -178,6 +180,7 @@ impl Connection {
             order: Cell::new(Order::Serve),
             forced: Cell::new(None),
             outdated: Cell::new(false),
+            relayed: Cell::new(false),
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             kept: RefCell::new(None),
@@ -295,6 +298,19 @@ impl Connection {
         }
     }
 
+    /// Whether bytes are relayed, or may be at any moment: a relay may stand still for as long as its sides like.
+    pub fn relays(&self, relayed: bool) {
+        self.relayed.set(relayed);
+        self.phase
+            .set((Phase::Head, self.served.get(), self.desk.tick.now()));
+    }
+
+    /// Its place on the worker's clock: timers and orders reach it while this lives.
+    pub fn timed(self: &Rc<Self>) -> Watched {
+        let weak: Weak<dyn Timed> = Rc::downgrade(self) as Weak<dyn Timed>;
+        self.desk.tick.watch(weak)
+    }
+
     /// After its answer this connection relays bytes to and from `tunnel` (HTTP/1.1 only).
     pub(super) fn becomes(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
@@ -375,6 +391,7 @@ impl Connection {
 
     fn phase(&self, now: Ticks) -> (Phase, Ticks) {
         let phase = match (self.in_flight.get(), self.eyes.get()) {
+            _ if self.relayed.get() => Phase::Busy,
             (1.., _) => Phase::Busy,
             (_, None) => Phase::Head,
             (_, Some(Eyes::Http1(watch))) => match watch.phase() {

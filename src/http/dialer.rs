@@ -5,6 +5,8 @@
 
 use std::{any::Any, io, net::SocketAddr, pin::Pin, time::Duration};
 
+use tokio::net::TcpStream;
+
 use super::credential::Proof;
 use crate::{
     fault::{Fault, Reason},
@@ -49,13 +51,33 @@ impl Dialer for Plain {
             let tcp = net::dial(address, self.connect_timeout)
                 .await
                 .map_err(|error| unconnected(address, self.connect_timeout, &error))?;
-            Ok(Dialled {
-                stream: Stream::from(tcp).holding(held),
-                speaks: speak,
-                proof: None,
-                scheme: "http",
-            })
+            Ok(unsecured(tcp, speak, held))
         })
+    }
+}
+
+/// The same from the address that the machine's rules exempt from redirection.
+pub struct Beside {
+    pub connect_timeout: Duration,
+}
+
+impl Dialer for Beside {
+    fn dial(&self, address: SocketAddr, speak: Speak, held: Box<dyn Any>) -> Dialling<'_> {
+        Box::pin(async move {
+            let tcp = net::dial_beside(address, self.connect_timeout)
+                .await
+                .map_err(|error| unconnected(address, self.connect_timeout, &error))?;
+            Ok(unsecured(tcp, speak, held))
+        })
+    }
+}
+
+fn unsecured(tcp: TcpStream, speaks: Speak, held: Box<dyn Any>) -> Dialled {
+    Dialled {
+        stream: Stream::from(tcp).holding(held),
+        speaks,
+        proof: None,
+        scheme: "http",
     }
 }
 

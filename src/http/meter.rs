@@ -9,6 +9,7 @@ use prometheus::{
     Registry,
 };
 
+use super::tcp::{Detected, Detections, TcpMetrics};
 use crate::{fault::Reason, net, telemetry::Direction};
 
 /// Upper bounds of the latency buckets, in seconds.
@@ -33,6 +34,7 @@ pub struct Metrics {
     closed: IntCounterVec,
     pub panics: IntCounter,
     accept_errors: IntCounter,
+    pub tcp: TcpMetrics,
 }
 
 impl Metrics {
@@ -117,6 +119,7 @@ impl Metrics {
                 "weft_accept_errors_total",
                 "Times that accepting rested because the process had run out of something.",
             )?,
+            tcp: TcpMetrics::new(registry)?,
         })
     }
 
@@ -141,6 +144,7 @@ impl Metrics {
             faults: self.faults.clone(),
             upgrades: self.upgrades.clone(),
             accept_errors: self.accept_errors.clone(),
+            detections: self.tcp.detections(direction),
             direction,
         }
     }
@@ -196,6 +200,7 @@ pub struct ListenerMeter {
     faults: IntCounterVec,
     upgrades: IntCounterVec,
     accept_errors: IntCounter,
+    detections: Arc<Detections>,
     direction: Direction,
 }
 
@@ -234,6 +239,11 @@ impl ListenerMeter {
     #[cold]
     pub fn accept_failed(&self) {
         self.accept_errors.inc();
+    }
+
+    /// What a connection turned out to be.
+    pub fn detected(&self, detected: Detected) {
+        self.detections.count(detected);
     }
 
     pub fn direction(&self) -> Direction {

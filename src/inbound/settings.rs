@@ -50,6 +50,8 @@ pub struct PortSettings {
     pub app: Option<SocketAddress>,
     /// What the application speaks there.
     pub protocol: Protocol,
+    /// Nobody looks at what is spoken: bytes are passed on, as with `protocol: tcp`.
+    pub opaque: bool,
 }
 
 /// What the application speaks.
@@ -63,7 +65,11 @@ pub enum Protocol {
     Http2,
     /// gRPC, over HTTP/2 with prior knowledge.
     Grpc,
-    /// The caller's own version of HTTP.
+    /// Bytes: nobody looks inside, and the application may speak first.
+    Tcp,
+    /// TLS of the application's own, passed on as it is.
+    Tls,
+    /// The caller's own version of HTTP; what is no HTTP is passed on as bytes.
     #[default]
     Auto,
 }

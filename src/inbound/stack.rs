@@ -71,14 +71,14 @@ impl Handler for Stack {
         let mut exchange = Exchange::new(head, connection);
         let local = self.local();
         let answered = match read(&local, &mut exchange) {
-            Ok(way) => forward(way, &mut exchange, body).await,
+            Ok(way) => forward(&way, &mut exchange, body).await,
             Err(fault) => Err(fault),
         };
         Ok(passage::finish(answered, exchange))
     }
 }
 
-fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault> {
+fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
     let connection = exchange.connection.clone();
     passage::receive(exchange)?;
     let head = &mut exchange.head;
@@ -88,10 +88,10 @@ fn read<'a>(local: &'a Local, exchange: &mut Exchange) -> Result<&'a Way, Fault>
             "CONNECT is not for callers of the application",
         ));
     }
-    let way = local.way(connection.door());
+    let way = local.way(&connection);
     let (host, path, admitted) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
-        let admitted = match (&local.policy, way) {
+        let admitted = match (&local.policy, &way) {
             (Some(policy), Some(way)) => admit(policy, &connection, way, head, &target),
             _ => Ok(()),
         };
@@ -186,7 +186,9 @@ async fn tries(
     caller_http2: bool,
 ) -> Result<Response<Body>, Fault> {
     let (http2, over) = match way.app.protocol {
-        Protocol::Auto => (caller_http2, Over::of_caller(caller_http2)),
+        Protocol::Auto | Protocol::Tcp | Protocol::Tls => {
+            (caller_http2, Over::of_caller(caller_http2))
+        }
         Protocol::Http => (false, Over::Http1),
         Protocol::Http2 | Protocol::Grpc => (true, Over::Http2),
     };

@@ -14,7 +14,7 @@ mod stream;
 pub use dial::{BESIDE_V4, BESIDE_V6, be_patient, dial, dial_beside, reset};
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use original_dst::original_dst;
-pub use relay::{Broken, Count, Early, Side, Tally, Tunnel, relay};
+pub use relay::{Broken, Count, Early, Side, Tally, relay};
 pub use stream::{Stream, is_alert, refuses_identity};
 
 use std::net::{IpAddr, SocketAddr};

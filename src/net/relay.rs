@@ -16,8 +16,6 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
-
 /// What is read at once, at most.
 const BUFFER: usize = 64 * 1024;
 /// As little as this that waits for a slow side is kept in a buffer of its own size.
@@ -290,27 +288,6 @@ fn give_back(buffer: Box<[u8]>) {
                 spare.push(buffer);
             }
         });
-    }
-}
-
-/// The far side of a tunnel that a CONNECT asked for.
-pub struct Tunnel {
-    pub upstream: Stream,
-}
-
-impl Tunnel {
-    /// Relays until both sides have ended. Dropping the future closes the far side.
-    pub async fn relay<IO>(mut self, mut near: IO) -> Result<(), Broken>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
-    {
-        relay(
-            &mut near,
-            &mut self.upstream,
-            Early::default(),
-            &Tally::default(),
-        )
-        .await
     }
 }
 

@@ -90,6 +90,15 @@ impl Try {
         self.settle(verdict, now);
     }
 
+    /// A connection for bytes stands; this stays its seat until it closes.
+    pub fn connected(&mut self) {
+        let now = Instant::now();
+        self.open = false;
+        self.endpoint.upstream.meter.answered.inc();
+        self.flight.answered(now);
+        self.settle(Verdict::Success, now);
+    }
+
     /// No answer came.
     pub fn failed(mut self, fault: &Fault) {
         self.unanswered(Verdict::of_fault(fault), Instant::now());

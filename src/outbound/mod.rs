@@ -1,6 +1,6 @@
 //! From the application beside us to its upstreams.
 //!
-//! A connection's path: accept → which HTTP → `http::serve` → `stack`. A request's path is told in `stack`; one
+//! A connection's path: accept → for whom → which protocol → `http::serve` → `stack`, or `tcp`. A request's path is told in `stack`; one
 //! upstream, with its endpoints, tries and limits, is a `cluster`.
 
 pub mod cluster;
@@ -10,6 +10,7 @@ pub mod plan;
 pub mod secure;
 mod settings;
 mod stack;
+mod tcp;
 pub mod upstream;
 
 pub use plan::{Plan, Route, Strangers};
@@ -23,22 +24,28 @@ use cluster::Cluster;
 
 use crate::{
     http::{
-        Entrance, Facts, Opening, Reception,
+        Door, Entrance, Facts, Reception,
         tick::{Tick, Ticks},
     },
-    net::Accepted,
+    net::{self, Accepted},
 };
 
 /// Strangers that a worker keeps clusters for; beyond, the one that was used longest ago goes.
 const STRANGERS: usize = 256;
 
 impl Reception for Stack {
+    /// accept → original destination → what it speaks → `http::serve`, or bytes both ways.
     async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
-        let connection = entrance.connection(Facts::plain(&accepted, &entrance.door));
-        let server = &entrance.server;
-        server
-            .serve(accepted.stream.into(), Opening::Unknown, connection, self)
-            .await
+        let mut facts = Facts::plain(&accepted, &entrance.door);
+        if entrance.door == Door::Main {
+            facts.original = net::original_dst(&accepted.stream, accepted.local);
+        }
+        let connection = entrance.connection(facts);
+        let told = self.tell(accepted.stream, &connection).await;
+        if let Some((stream, opening)) = told {
+            let server = &entrance.server;
+            server.serve(stream, opening, connection, self).await
+        }
     }
 }
 

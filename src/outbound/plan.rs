@@ -4,7 +4,10 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{RouteSettings, Settings, Unknown, filter::Filters, upstream::Upstream};
+use super::{
+    RouteSettings, Settings, Unknown, UpstreamSettings, filter::Filters, tcp::Meters,
+    upstream::Upstream,
+};
 use crate::{
     discover::Source,
     events::capture,
@@ -89,6 +92,9 @@ pub struct Plan {
     pub passthrough: Arc<Route>,
     pub upstreams: Vec<Arc<Upstream>>,
     by_host: HashMap<Box<str>, usize>,
+    by_address: HashMap<SocketAddr, usize>,
+    /// Of connections that are no HTTP.
+    pub tcp: Meters,
     pub unknown: Unknown,
     pub strangers: Arc<dyn Strangers>,
     /// Our own listeners.
@@ -96,17 +102,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `upstreams` are those of the file, each with where its endpoints come from; a backend that names none was
-    /// refused before.
+    /// `upstreams` are those of the file, each with what the file says of it; a backend that names none was refused
+    /// before.
     pub fn compile(
         settings: &Settings,
-        upstreams: Vec<(Arc<Upstream>, Source)>,
+        upstreams: Vec<(Arc<Upstream>, UpstreamSettings)>,
         strangers: Arc<dyn Strangers>,
         own: Arc<[SocketAddr]>,
         author: &capture::Author,
         metrics: &Metrics,
     ) -> Result<Self, Vec<Problem>> {
-        let (upstreams, sources): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
+        let (upstreams, said): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
         let table = Table::compile(
             settings
                 .routes
@@ -150,8 +156,12 @@ impl Plan {
         for (at, upstream) in upstreams.iter().enumerate() {
             by_host.insert(upstream.name.to_ascii_lowercase().into_boxed_str(), at);
         }
-        for (at, source) in sources.iter().enumerate() {
-            if let Source::Dns(address) = source {
+        let mut by_address = HashMap::new();
+        for (at, said) in said.iter().enumerate() {
+            for address in &said.addresses {
+                by_address.entry(address.0).or_insert(at);
+            }
+            if let Source::Dns(address) = &said.endpoints {
                 let host = address
                     .host
                     .as_str()
@@ -165,8 +175,10 @@ impl Plan {
             routes,
             direct: Arc::new(Route::implied("direct", metrics)),
             passthrough: Arc::new(Route::implied("passthrough", metrics)),
+            tcp: Meters::new(&metrics.tcp, &upstreams),
             upstreams,
             by_host,
+            by_address,
             unknown: settings.unknown,
             strangers,
             own,
@@ -176,6 +188,11 @@ impl Plan {
     /// The upstream that a host names, by its name in the file or by the DNS name of its endpoints.
     pub fn upstream_of(&self, host: &str) -> Option<usize> {
         self.by_host.get(host).copied()
+    }
+
+    /// The upstream whose connections to this address are balanced.
+    pub fn upstream_at(&self, address: SocketAddr) -> Option<usize> {
+        self.by_address.get(&address).copied()
     }
 
     /// Whether `address` is one of our own listeners.

@@ -320,7 +320,7 @@ impl Local {
             Way::Standing => capture.standing(exchange.head.uri.path()).await,
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());
-                let dialled = cluster.tunnel(Deadline::NONE).await?;
+                let dialled = cluster.tunnel(None, &mut exchange.trail).await?;
                 if let Some(upgrade) = &mut exchange.upgrade {
                     upgrade.reaches(Far::socket(dialled.stream, dialled.proof, Bytes::new()));
                 }

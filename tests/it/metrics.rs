@@ -25,6 +25,15 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_connections", "gauge", "direction"),
     ("weft_connections_total", "counter", "direction"),
     ("weft_connections_closed_total", "counter", "direction rule"),
+    ("weft_detections_total", "counter", "detected direction"),
+    (
+        "weft_tcp_connections_total",
+        "counter",
+        "direction upstream",
+    ),
+    ("weft_tcp_connections", "gauge", "direction upstream"),
+    ("weft_tcp_closed_total", "counter", "direction end upstream"),
+    ("weft_tcp_bytes_total", "counter", "direction upstream way"),
     ("weft_accept_errors_total", "counter", ""),
     ("weft_panics_total", "counter", ""),
     ("weft_upstream_tries_total", "counter", "outcome upstream"),
@@ -96,9 +105,11 @@ fn scrape() -> String {
         upstreams:
           shop: {{ endpoints: {{ static: ["{}"] }} }}
           named: {{ endpoints: {{ dns: "localhost:{}" }} }}
+          bytes: {{ endpoints: {{ static: ["{}"] }}, protocol: tcp, listen: "127.0.0.1:0" }}
         "#,
         origin.address(),
-        origin.port()
+        origin.port(),
+        origin.address()
     ));
     for host in ["shop", "named", "later", "nobody"] {
         Call::post("/", "body").host(host).send(&weft.outbound());
@@ -113,6 +124,9 @@ fn scrape() -> String {
         .header("connection", "upgrade")
         .header("upgrade", "nobody")
         .send(&weft.outbound());
+    let relayed = RawClient::connect(&weft.upstream("bytes"));
+    drop(relayed);
+    weft.wait_for_metric("weft_tcp_closed_total", |count| count == 1.0);
     // A head that never comes is a rule that closes.
     let _silent = RawClient::connect(&weft.outbound());
     weft.wait_for_metric("weft_connections_closed_total", |count| count >= 1.0);

@@ -6,6 +6,7 @@ use super::Lint;
 use crate::{
     config::{settings::Unsafe, tree::Steps},
     discover::Source,
+    inbound,
     outbound::Unknown,
     units::Listen,
 };
@@ -65,14 +66,18 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     }
     for (port, settings) in &config.inbound.ports {
         let at = Steps::of(&["inbound", "ports", &port.to_string()]);
-        let app = config.inbound.app.map(|app| app.port());
         if *port == 0 {
             lint.error(&at, "0 is not a port of an application");
-        } else if settings.listen.is_none() && app != Some(*port) {
-            let words = format!(
-                "has no `listen` and is not the port of `inbound.app`: no call comes to port {port}"
+        }
+        let bytes = matches!(
+            settings.protocol,
+            inbound::Protocol::Tcp | inbound::Protocol::Tls
+        );
+        if settings.opaque && !bytes && settings.protocol != inbound::Protocol::Auto {
+            lint.error(
+                &at.key("opaque"),
+                "nobody looks at an opaque port: it cannot have a protocol of HTTP's",
             );
-            lint.warning(&at, words);
         }
     }
 }

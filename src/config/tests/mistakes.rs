@@ -28,7 +28,7 @@ upstreams:
   a: { endpoints: { dns: a:1 }, healthCheck: { http: / } }"# => r#"
 1:1: identity: unknown key `identity` [known here: version, profile, workers, service, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
 2:1: brokers: unknown key `brokers` [known here: version, profile, workers, service, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
-4:33: upstreams.a.healthCheck: unknown key `healthCheck` [known here: endpoints, listen, protocol, timeouts, tls, loadBalancing, limits, outlier, panic]
+4:33: upstreams.a.healthCheck: unknown key `healthCheck` [known here: endpoints, listen, addresses, protocol, timeouts, tls, loadBalancing, limits, outlier, panic]
 "#;
 
     missing_keys: r#"outbound:
@@ -434,8 +434,8 @@ upstreams: { a: { endpoints: { dns: a:1 } } }"# => r#"
 1:86: warning: outbound.routes[0].timeouts.backendRequest: one try may take 2s, but the whole call only 1s
 "#;
 
-    a_port_without_a_way_in: r#"inbound: { app: 127.0.0.1:8080, ports: { 8080: { protocol: grpc }, 9090: { protocol: grpc } } }"# => r#"
-1:68: warning: inbound.ports.9090: has no `listen` and is not the port of `inbound.app`: no call comes to port 9090
+    an_opaque_port_of_http: r#"inbound: { ports: { 9090: { protocol: grpc, opaque: true }, 5432: { opaque: true } } }"# => r#"
+1:53: inbound.ports.9090.opaque: nobody looks at an opaque port: it cannot have a protocol of HTTP's
 "#;
 }
 

@@ -13,10 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::Cluster;
 use crate::{
     fault::{Fault, Reason},
-    http::{
-        client::{Landlord, Lease},
-        dialer::Dialled,
-    },
+    http::client::{Landlord, Lease},
     outbound::{endpoint::Endpoint, upstream::Upstream},
     resilience::Deadline,
 };
@@ -97,25 +94,6 @@ impl Cluster {
             Err(_) => self.upstream.meter.undialled.inc(),
         }
         lease
-    }
-
-    /// A raw connection for a tunnel.
-    pub async fn tunnel(self: &Rc<Self>, deadline: Deadline) -> Result<Dialled, Fault> {
-        let (endpoint, probe) = match self.choose(None, Instant::now()) {
-            Some(chosen) => chosen,
-            None => self.await_endpoint(deadline).await?,
-        };
-        drop(probe);
-        let Some(permit) = self.upstream.breaker.try_connection() else {
-            let _pending = self.upstream.breaker.pending()?;
-            let permit = self.upstream.breaker.connections().open();
-            let Ok(permit) = tokio::time::timeout(self.connect_timeout(), permit).await else {
-                let words = format!("{} has all its connections in use", self.upstream.name);
-                return Err(Fault::new(Reason::PendingOverflow, words));
-            };
-            return endpoint.peer.dial_raw(Box::new(permit)).await;
-        };
-        endpoint.peer.dial_raw(Box::new(permit)).await
     }
 
     pub(super) fn shed(&self) {

@@ -7,6 +7,7 @@ mod choose;
 mod connect;
 mod judge;
 mod switch;
+mod tunnel;
 
 use std::{
     cell::RefCell,
@@ -177,7 +178,7 @@ impl Cluster {
 
     fn speaks_http2(&self, caller: bool) -> bool {
         match self.upstream.settings.protocol {
-            Protocol::Auto => caller,
+            Protocol::Auto | Protocol::Tcp => caller,
             Protocol::Http1 => false,
             Protocol::Http2 | Protocol::Grpc => true,
         }

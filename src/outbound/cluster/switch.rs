@@ -25,7 +25,7 @@ impl Cluster {
         call: &Call<'_>,
     ) -> Result<Response<Body>, client::Failed> {
         let over = match self.upstream.settings.protocol {
-            Protocol::Auto => Over::of_caller(call.http2),
+            Protocol::Auto | Protocol::Tcp => Over::of_caller(call.http2),
             Protocol::Http1 => Over::Http1,
             Protocol::Http2 | Protocol::Grpc => Over::Http2,
         };

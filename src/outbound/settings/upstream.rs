@@ -8,7 +8,7 @@ use crate::{
     discover::Source,
     resilience::settings::{Limits, Outlier},
     tls::Towards,
-    units::{Listen, SpiffeId, Time},
+    units::{Listen, SocketAddress, SpiffeId, Time},
 };
 
 /// One upstream.
@@ -21,6 +21,9 @@ pub struct UpstreamSettings {
     /// A port of its own for this upstream, whatever `Host` says.
     #[serde(default)]
     pub listen: Listen,
+    /// Addresses whose redirected connections go to any of its endpoints, as those of a virtual service.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddress>,
     /// What it speaks.
     #[serde(default)]
     pub protocol: Protocol,
@@ -53,6 +56,7 @@ impl UpstreamSettings {
         UpstreamSettings {
             endpoints,
             listen: Listen::default(),
+            addresses: Vec::new(),
             protocol: Protocol::default(),
             timeouts: ConnectTimeout::default(),
             tls: Towards::default(),
@@ -70,7 +74,7 @@ impl UpstreamSettings {
 #[schemars(rename = "UpstreamProtocol")]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
-    /// The caller's own version of HTTP.
+    /// The caller's own version of HTTP; what is no HTTP is passed on as bytes.
     #[default]
     Auto,
     /// HTTP/1.1.
@@ -79,6 +83,8 @@ pub enum Protocol {
     Http2,
     /// gRPC, over HTTP/2 with prior knowledge.
     Grpc,
+    /// Bytes: each connection goes to one endpoint, and nobody looks inside.
+    Tcp,
 }
 
 /// The timeouts of an upstream's connections.

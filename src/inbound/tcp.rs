@@ -1,0 +1,148 @@
+//! A connection's path from a peer where it may be no HTTP: what it speaks, whether it may pass, bytes both ways.
+//!
+//! A peer is a stranger: what a lenient server might still read as a request is HTTP and judged as such, and silence
+//! brings nobody past the rules of an HTTP port. Ports that the file calls `tcp`, `tls` or opaque, and the well-known
+//! ones of protocols whose servers speak first, are not looked at.
+
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+
+use super::{Protocol, Stack, Way, authorize::Caller, way::CONNECT};
+use crate::{
+    fault::Fault,
+    http::{
+        Connection, Opening, Trail, Word,
+        dialer::unconnected,
+        hear,
+        tcp::{Detected, Far, Passage},
+    },
+    net::{
+        self, Early, Stream,
+        detect::{self, First, Kind, OPAQUE_PORTS},
+    },
+};
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Http,
+    /// Nobody looks.
+    Bytes,
+    Any,
+}
+
+impl Way {
+    fn speech(&self) -> Speech {
+        match self.app.protocol {
+            Protocol::Tcp | Protocol::Tls => Speech::Bytes,
+            _ if self.app.opaque => Speech::Bytes,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => Speech::Http,
+            Protocol::Auto if self.beside && OPAQUE_PORTS.contains(&self.app.port) => Speech::Bytes,
+            Protocol::Auto => Speech::Any,
+        }
+    }
+}
+
+impl Stack {
+    /// What a peer's connection turns out to be, if that is HTTP; all else is relayed here to its end.
+    pub(super) async fn tell(
+        &self,
+        tcp: TcpStream,
+        connection: &Rc<Connection>,
+    ) -> Option<(Stream, Opening)> {
+        let way = self.local().way(connection);
+        match way.as_ref().map_or(Speech::Http, |way| way.speech()) {
+            Speech::Http => Some((tcp.into(), Opening::Unknown)),
+            Speech::Bytes => {
+                Box::pin(self.relay(connection, tcp.into(), Detected::Opaque, Early::default()))
+                    .await;
+                None
+            }
+            Speech::Any => Box::pin(self.listen(tcp, connection)).await,
+        }
+    }
+
+    async fn listen(
+        &self,
+        tcp: TcpStream,
+        connection: &Rc<Connection>,
+    ) -> Option<(Stream, Opening)> {
+        let first = First::of(detect::Caller::Stranger);
+        let Some(heard) = hear(connection, &tcp, first, async || None).await else {
+            connection.meter().detected(Detected::None);
+            return None;
+        };
+        let detected = Detected::from(&heard.word);
+        match heard.word {
+            Word::Caller(Kind::Http1) => {
+                connection.meter().detected(detected);
+                Some((tcp.into(), Opening::Http1(heard.read)))
+            }
+            Word::Caller(Kind::Http2) => {
+                connection.meter().detected(detected);
+                Some((tcp.into(), Opening::Http2(heard.read)))
+            }
+            _ => {
+                let early = Early {
+                    of_near: heard.read,
+                    ..Early::default()
+                };
+                self.relay(connection, tcp.into(), detected, early).await;
+                None
+            }
+        }
+    }
+
+    /// Passes bytes both ways between a peer and the application, if the rules let it, until they no longer do.
+    pub(super) async fn relay(
+        &self,
+        connection: &Rc<Connection>,
+        near: Stream,
+        detected: Detected,
+        early: Early,
+    ) {
+        connection.meter().detected(detected);
+        let Some(way) = self.local().way(connection) else {
+            return net::reset(near.tcp());
+        };
+        let passage = Passage::new(connection, detected, &way.app.tcp);
+        let caller = Caller {
+            identity: connection.identity(),
+            ip: connection.peer().ip(),
+            port: way.app.port,
+        };
+        let opened = match self.gate().connection(&caller) {
+            Ok(()) => way.open().await,
+            Err(fault) => Err(fault),
+        };
+        match opened {
+            Ok(far) => {
+                let denied = self.gate().until_denied(&caller);
+                passage.relay(near, far, early, denied).await
+            }
+            Err(fault) => passage.fail(near, fault),
+        }
+    }
+}
+
+impl Way {
+    /// A connection to the application for bytes.
+    async fn open(&self) -> Result<Far, Fault> {
+        let address = self.app.address;
+        let dialled = match self.beside {
+            true => net::dial_beside(address, CONNECT).await,
+            false => net::dial(address, CONNECT).await,
+        };
+        let tcp = dialled.map_err(|error| unconnected(address, CONNECT, &error))?;
+        let trail = Trail {
+            tries: 1,
+            endpoint: Some(address),
+            ..Trail::default()
+        };
+        Ok(Far {
+            stream: tcp.into(),
+            trail,
+        })
+    }
+}
