@@ -89,6 +89,8 @@ reasons! {
     ConnectRefused = "connect_not_allowed", Weft, Final;
     /// `inbound.authorization` does not let this caller do this.
     Denied = "denied", Weft, Final;
+    /// A caller in plaintext where callers must prove who they are.
+    PlaintextRefused = "plaintext_refused", Weft, Final;
     /// No route and no upstream for this host.
     UnknownHost = "unknown_host", Weft, Final;
     /// The host is known, the request matches none of its routes.

@@ -88,6 +88,7 @@ pub struct House {
     registry: Registry,
     http: http::Metrics,
     authorization: inbound::authorize::Metrics,
+    security: inbound::SecurityMetrics,
     access: AccessLog,
     /// Writes what is queued when it goes.
     _access_guard: tracing_appender::non_blocking::WorkerGuard,
@@ -125,6 +126,7 @@ impl House {
         )?;
         let http = http::Metrics::new(registry.inner())?;
         let authorization = inbound::authorize::Metrics::new(registry.inner())?;
+        let security = inbound::SecurityMetrics::new(registry.inner())?;
         let outbound = outbound::Metrics::new(registry.inner())?;
         let reloads = reload::Metrics::new(registry.inner())?;
         let events = events::Metrics::new(registry.inner())?;
@@ -145,6 +147,7 @@ impl House {
             registry,
             http,
             authorization,
+            security,
             access,
             _access_guard: guard,
             upstreams,
@@ -258,6 +261,11 @@ impl House {
             inbound: Arc::new(inbound::Plan::compile(
                 &config.inbound,
                 own,
+                config.identity.is_some().then(|| inbound::Trust {
+                    store: self.store.clone(),
+                    metrics: self.security.clone(),
+                }),
+                &self.security,
                 &inbound::authorize::Home::new(config.service.trust_domain.as_str(), None),
                 &self.http,
                 &self.authorization,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    credential::{Credential, Proof, Standing},
+    credential::{Credential, Standing},
     cut::Cut,
     frames::FrameWatch,
     meter::{ListenerMeter, Open, RouteMeter},
@@ -108,9 +108,6 @@ pub struct Facts {
     /// Where the caller meant to go, when the connection was redirected to us.
     pub original: Option<SocketAddr>,
     pub door: Door,
-    pub proof: Proof,
-    /// Let in by plaintext where none is allowed, for the probes of this port alone.
-    pub probes_only: bool,
 }
 
 impl Facts {
@@ -121,8 +118,6 @@ impl Facts {
             local: accepted.local,
             original: None,
             door: door.clone(),
-            proof: None,
-            probes_only: false,
         }
     }
 }
@@ -146,6 +141,8 @@ pub struct Connection {
     waker: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<Tunnel>>,
     kept: RefCell<Option<Rc<dyn Any>>>,
+    proof: OnceCell<Rc<Credential>>,
+    for_probes: Cell<bool>,
     /// Of HTTP/2: those that run, and the one whose turn it is.
     strands: RefCell<Vec<Rc<Strand>>>,
     turn: RefCell<Option<Rc<Strand>>>,
@@ -184,6 +181,8 @@ impl Connection {
             waker: RefCell::new(None),
             tunnel: RefCell::new(None),
             kept: RefCell::new(None),
+            proof: OnceCell::new(),
+            for_probes: Cell::new(false),
             strands: RefCell::default(),
             turn: RefCell::default(),
             _open: meter.opened(),
@@ -209,12 +208,22 @@ impl Connection {
 
     /// Whether only a probe of the application's health may pass.
     pub fn is_for_probes(&self) -> bool {
-        self.facts.probes_only
+        self.for_probes.get()
+    }
+
+    /// Lets nothing but probes of the application's health pass: the caller speaks plaintext where none is allowed.
+    pub fn is_only_for_probes(&self) {
+        self.for_probes.set(true);
+    }
+
+    /// The caller has proved who it is. Said once, before the first request.
+    pub fn proves(&self, credential: Rc<Credential>) {
+        let _ = self.proof.set(credential);
     }
 
     /// What the caller proved in its handshake.
     pub fn credential(&self) -> Option<&Credential> {
-        self.facts.proof.as_deref()
+        self.proof.get().map(Rc::as_ref)
     }
 
     /// The caller's verified identity.

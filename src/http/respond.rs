@@ -41,9 +41,10 @@ pub const fn statuses(reason: Reason) -> (StatusCode, u16) {
         Reason::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, grpc::RESOURCE_EXHAUSTED),
         Reason::ExpectationFailed => (S::EXPECTATION_FAILED, grpc::UNIMPLEMENTED),
         Reason::UpgradeRefused => (S::NOT_IMPLEMENTED, grpc::UNIMPLEMENTED),
-        Reason::ConnectRefused | Reason::Denied | Reason::UnknownHost => {
-            (S::FORBIDDEN, grpc::PERMISSION_DENIED)
-        }
+        Reason::PlaintextRefused
+        | Reason::ConnectRefused
+        | Reason::Denied
+        | Reason::UnknownHost => (S::FORBIDDEN, grpc::PERMISSION_DENIED),
         Reason::NoRoute => (S::NOT_FOUND, grpc::UNIMPLEMENTED),
         Reason::EventUnknown => (S::NOT_FOUND, grpc::NOT_FOUND),
         Reason::EventExpired => (S::GONE, grpc::NOT_FOUND),

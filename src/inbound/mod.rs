@@ -1,14 +1,16 @@
 //! From a peer to the application beside us.
 //!
-//! A connection's path: accept → for whom → which protocol → `http::serve` → `stack`, or `tcp`. There is one callee, so
+//! A connection's path: accept → for whom → who calls → which protocol → `http::serve` → `stack`, or `tcp`. There is one callee, so
 //! nothing is balanced; a request that provably did not reach it is sent once more.
 
 pub mod authorize;
+mod secure;
 mod settings;
 mod stack;
 mod tcp;
 mod way;
 
+pub use secure::{Metrics as SecurityMetrics, Trust};
 pub use settings::*;
 pub use stack::Stack;
 
@@ -20,6 +22,7 @@ use crate::{
     },
     net::{self, Accepted},
     telemetry::Direction,
+    units::UrlPath,
 };
 pub use way::Local;
 use way::Way;
@@ -35,6 +38,8 @@ pub struct Plan {
     /// None: everyone may call.
     policy: Option<Arc<authorize::Policy>>,
     upgrades: Upgrades,
+    /// None: we have no identity, and nobody proves anything.
+    trust: Option<Trust>,
 }
 
 /// A port of the application.
@@ -46,6 +51,10 @@ pub struct App {
     pub protocol: Protocol,
     /// Nobody looks at what is spoken.
     pub opaque: bool,
+    pub tls: TlsMode,
+    /// Paths that stay open to callers that proved nothing.
+    pub probes: Box<[UrlPath]>,
+    pub plaintext: secure::Plaintext,
     pub meter: Arc<RouteMeter>,
     pub tcp: Arc<TcpMeter>,
 }
@@ -55,6 +64,8 @@ impl Plan {
     pub fn compile(
         settings: &Settings,
         own: Arc<[SocketAddr]>,
+        trust: Option<Trust>,
+        security: &SecurityMetrics,
         home: &authorize::Home,
         metrics: &Metrics,
         authorization: &authorize::Metrics,
@@ -68,6 +79,12 @@ impl Plan {
                 address,
                 protocol: said.map_or(Protocol::Auto, |said| said.protocol),
                 opaque: said.is_some_and(|said| said.opaque),
+                tls: said.and_then(|said| said.tls).unwrap_or(settings.tls.mode),
+                probes: probes(settings, port),
+                plaintext: match port {
+                    0 => security.port("other"),
+                    port => security.port(&port.to_string()),
+                },
             })
         };
         let main = settings.app.map(|address| {
@@ -89,6 +106,7 @@ impl Plan {
             own,
             policy: policy.transpose()?,
             upgrades: settings.upgrades.clone(),
+            trust,
         })
     }
 
@@ -102,6 +120,11 @@ impl Plan {
     }
 }
 
+fn probes(settings: &Settings, port: u16) -> Box<[UrlPath]> {
+    let of_port = settings.probes.iter().filter(|probe| probe.port == port);
+    of_port.map(|probe| probe.path.clone()).collect()
+}
+
 impl Reception for Stack {
     /// accept → original destination → what it speaks → `http::serve`, or bytes both ways.
     async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
@@ -110,7 +133,11 @@ impl Reception for Stack {
             facts.original = net::original_dst(&accepted.stream, accepted.local);
         }
         let connection = entrance.connection(facts);
-        let told = self.tell(accepted.stream, &connection).await;
+        let trust = self.local().trust.clone();
+        let told = match trust {
+            None => self.tell(accepted.stream, &connection).await,
+            Some(trust) => Box::pin(self.prove(accepted.stream, &connection, trust)).await,
+        };
         if let Some((stream, opening)) = told {
             let server = &entrance.server;
             server.serve(stream, opening, connection, self).await

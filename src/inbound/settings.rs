@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     http::{Timers, upgrade::Upgrades},
-    units::{Listen, OrNone, SocketAddress, distinct, or_none},
+    units::{Listen, OrNone, SocketAddress, UrlPath, distinct, or_none},
 };
 
 pub use authorization::*;
@@ -30,6 +30,10 @@ pub struct Settings {
     pub ports: BTreeMap<u16, PortSettings>,
     /// How long a caller's connection may take for what.
     pub timers: Timers,
+    /// Whether callers must prove who they are.
+    pub tls: TlsSettings,
+    /// Paths of the application's health that stay open in plaintext under `strict`.
+    pub probes: Vec<Probe>,
     /// Who may call, and for what; without it everyone, for everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
@@ -52,6 +56,39 @@ pub struct PortSettings {
     pub protocol: Protocol,
     /// Nobody looks at what is spoken: bytes are passed on, as with `protocol: tcp`.
     pub opaque: bool,
+    /// Here another mode than `inbound.tls.mode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsMode>,
+}
+
+/// Whether callers must prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "InboundTls")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// For every port that says nothing else.
+    pub mode: TlsMode,
+}
+
+/// Whether callers must prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsMode {
+    /// They may; plaintext is counted.
+    #[default]
+    Permissive,
+    /// They must; plaintext is closed, but for `probes`.
+    Strict,
+}
+
+/// A path of the application's health, open in plaintext under `strict`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probe {
+    /// The application's port.
+    pub port: u16,
+    /// The whole path, without a query.
+    pub path: UrlPath,
 }
 
 /// What the application speaks.
@@ -84,6 +121,8 @@ impl Default for Settings {
             app: None,
             ports: BTreeMap::new(),
             timers: Timers::inbound(),
+            tls: TlsSettings::default(),
+            probes: Vec::new(),
             authorization: None,
             upgrades: Upgrades::default(),
         }

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::{
     Local, Protocol, Way,
     authorize::{self, Caller, Gate, Policy, View},
+    secure::Told,
 };
 use crate::{
     fault::{Fault, Reason},
@@ -32,6 +33,7 @@ use crate::{
 pub struct Stack {
     local: RefCell<Rc<Local>>,
     gate: Rc<Gate>,
+    pub(super) told: Told,
 }
 
 impl Stack {
@@ -39,6 +41,7 @@ impl Stack {
         let stack = Rc::new(Stack {
             local: RefCell::new(local.clone()),
             gate: Rc::default(),
+            told: Told::default(),
         });
         stack.follow(local);
         stack
@@ -92,6 +95,13 @@ fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
     let (host, path, admitted) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
         let admitted = match (&local.policy, &way) {
+            (_, Some(way)) if connection.identity().is_none() && way.is_probe(head, &target) => {
+                Ok(())
+            }
+            (_, Some(_)) if connection.is_for_probes() => Err(Fault::new(
+                Reason::PlaintextRefused,
+                "callers must prove who they are (inbound.tls is strict)",
+            )),
             (Some(policy), Some(way)) => admit(policy, &connection, way, head, &target),
             _ => Ok(()),
         };
@@ -114,6 +124,20 @@ fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
         upgrade.permit(&local.upgrades)?;
     }
     Ok(way)
+}
+
+impl Way {
+    /// Whether a request asks for nothing but the application's health, on a path that the file leaves open.
+    fn is_probe(&self, head: &Parts, target: &Target<'_>) -> bool {
+        !self.app.probes.is_empty()
+            && matches!(head.method, Method::GET | Method::HEAD)
+            && !target.is_ambiguous()
+            && self
+                .app
+                .probes
+                .iter()
+                .any(|path| path.as_str() == target.path)
+    }
 }
 
 /// Whether this caller may ask for this, as it will be forwarded.

@@ -25,7 +25,7 @@ use crate::{
 
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speech {
+pub(super) enum Speech {
     Http,
     /// Nobody looks.
     Bytes,
@@ -33,7 +33,7 @@ enum Speech {
 }
 
 impl Way {
-    fn speech(&self) -> Speech {
+    pub(super) fn speech(&self) -> Speech {
         match self.app.protocol {
             Protocol::Tcp | Protocol::Tls => Speech::Bytes,
             _ if self.app.opaque => Speech::Bytes,
@@ -55,8 +55,14 @@ impl Stack {
         match way.as_ref().map_or(Speech::Http, |way| way.speech()) {
             Speech::Http => Some((tcp.into(), Opening::Unknown)),
             Speech::Bytes => {
-                Box::pin(self.relay(connection, tcp.into(), Detected::Opaque, Early::default()))
-                    .await;
+                Box::pin(self.relay(
+                    connection,
+                    tcp.into(),
+                    Detected::Opaque,
+                    Early::default(),
+                    None,
+                ))
+                .await;
                 None
             }
             Speech::Any => Box::pin(self.listen(tcp, connection)).await,
@@ -88,7 +94,8 @@ impl Stack {
                     of_near: heard.read,
                     ..Early::default()
                 };
-                self.relay(connection, tcp.into(), detected, early).await;
+                self.relay(connection, tcp.into(), detected, early, None)
+                    .await;
                 None
             }
         }
@@ -101,20 +108,17 @@ impl Stack {
         near: Stream,
         detected: Detected,
         early: Early,
+        opened: Option<Far>,
     ) {
         connection.meter().detected(detected);
         let Some(way) = self.local().way(connection) else {
             return net::reset(near.tcp());
         };
         let passage = Passage::new(connection, detected, &way.app.tcp);
-        let caller = Caller {
-            identity: connection.identity(),
-            ip: connection.peer().ip(),
-            port: way.app.port,
-        };
-        let opened = match self.gate().connection(&caller) {
-            Ok(()) => way.open().await,
-            Err(fault) => Err(fault),
+        let caller = way.caller(connection);
+        let opened = match opened {
+            Some(far) => Ok(far),
+            None => self.open(&way, connection).await,
         };
         match opened {
             Ok(far) => {
@@ -126,7 +130,23 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// A connection to the application for bytes, if the rules let this caller have one.
+    pub(super) async fn open(&self, way: &Way, connection: &Connection) -> Result<Far, Fault> {
+        self.gate().connection(&way.caller(connection))?;
+        way.open().await
+    }
+}
+
 impl Way {
+    fn caller<'a>(&self, connection: &'a Connection) -> Caller<'a> {
+        Caller {
+            identity: connection.identity(),
+            ip: connection.peer().ip(),
+            port: self.app.port,
+        }
+    }
+
     /// A connection to the application for bytes.
     async fn open(&self) -> Result<Far, Fault> {
         let address = self.app.address;

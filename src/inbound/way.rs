@@ -4,7 +4,7 @@ use std::{
     cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
 };
 
-use super::{App, Plan, authorize::Policy};
+use super::{App, Plan, Trust, authorize::Policy};
 use crate::{
     http::{
         Connection, Door,
@@ -36,6 +36,7 @@ pub struct Local {
     ways: Vec<(Door, Rc<Way>)>,
     redirected: RefCell<HashMap<SocketAddr, (Rc<Way>, Ticks)>>,
     pub(super) policy: Option<Arc<Policy>>,
+    pub(super) trust: Option<Trust>,
     pub(super) upgrades: Upgrades,
     ports: Vec<Arc<App>>,
     others: Option<Arc<App>>,
@@ -70,6 +71,7 @@ impl Local {
             ways: Vec::new(),
             redirected: RefCell::default(),
             policy: None,
+            trust: None,
             upgrades: Upgrades::default(),
             ports: Vec::new(),
             others: None,
@@ -115,6 +117,7 @@ impl Local {
             ways,
             redirected: RefCell::default(),
             policy: plan.policy.clone(),
+            trust: plan.trust.clone(),
             upgrades: plan.upgrades.clone(),
             ports: plan.ports.values().cloned().collect(),
             others: Some(plan.others.clone()),
@@ -163,6 +166,9 @@ impl Local {
             address: original,
             protocol: said.protocol,
             opaque: said.opaque,
+            tls: said.tls,
+            probes: said.probes.clone(),
+            plaintext: said.plaintext.clone(),
             meter: said.meter.clone(),
             tcp: said.tcp.clone(),
         });

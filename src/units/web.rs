@@ -165,6 +165,10 @@ impl FromStr for Method {
 pub struct UrlPath(Box<str>);
 
 impl UrlPath {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     fn as_text(&self) -> &str {
         &self.0
     }
