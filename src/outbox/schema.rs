@@ -125,8 +125,7 @@ pub(super) fn open(file: &Path) -> Result<(Connection, StoreId), OpenError> {
     };
     // Before SQLite reads it: what it passes over, its next write is put in place of.
     if let Some(byte) = log::damage(file).map_err(lost)? {
-        let why =
-            format!("its log, at byte {byte}: events that were accepted stand behind it");
+        let why = format!("its log, at byte {byte}: events that were accepted stand behind it");
         return Err(damaged(file, &why));
     }
     private().open(file).map_err(lost)?;

@@ -620,6 +620,8 @@ upstreams:
     let next = accepted(&defer(&weft, "", "for two"));
     wait_for_state(&weft, &next, "delivered");
     weft.wait_for_log("parked");
+    let listed = &weft.admin_get("/outbox")["parkedUpstreams"];
+    assert_eq!(listed, &serde_json::json!(["one"]));
     weft.reload(&text("one", &first, "0s"));
     wait_for_state(&weft, &kept, "delivered");
     assert_eq!(first.requests()[0].text(), "for one");

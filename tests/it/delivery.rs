@@ -1,6 +1,8 @@
 //! How deferred calls are delivered beside each other, and how often.
 
-use crate::harness::{Answer, Call, Origin, Reply, Weft, wait_for, wait_until};
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::harness::{Answer, Call, Origin, RawOrigin, Reply, Seen, Weft, wait_for, wait_until};
 
 /// A sidecar whose POSTs to `email` are deferred, keyed by `x-key`; `more` are the route's further keys.
 fn file(endpoint: &str, deliver: &str, more: &str) -> String {
@@ -63,7 +65,7 @@ fn the_routes_retries_do_not_multiply_the_attempts() {
 #[test]
 fn a_slow_key_holds_up_no_other() {
     let origin = Origin::answering(|seen| match seen.header("x-key") {
-        Some("slow") => Reply::ok("").after(std::time::Duration::from_secs(120)),
+        Some("slow") => Reply::ok("").after(Duration::from_secs(120)),
         _ => Reply::ok(""),
     });
     let weft = Weft::start(&file(&origin.address(), "timeout: 3m", ""));
@@ -84,6 +86,92 @@ fn a_slow_key_holds_up_no_other() {
     assert_eq!(slow.count(), 1, "the second waits for the first");
 }
 
+/// It may have been processed: the same call comes again under the same id, counted.
+fn comes_again(endpoint: &str, received: impl Fn() -> Vec<(Option<String>, Option<String>)>) {
+    let weft = Weft::start(&file(
+        endpoint,
+        "timeout: 500ms, backoff: { base: 1ms, max: 2ms }",
+        "",
+    ));
+    let id = defer(&weft, "k", "x");
+    wait_for_state(&weft, &id, "delivered");
+    let tries = ["1", "2"].map(|attempt| (Some(id.clone()), Some(attempt.to_owned())));
+    assert_eq!(received(), tries);
+}
+
+#[test]
+fn a_call_that_timed_out_comes_again_with_its_id() {
+    let origin = Origin::start();
+    origin.next([Reply::ok("").after(Duration::from_secs(120))]);
+    comes_again(&origin.address(), || {
+        let seen = origin.requests();
+        let header = |seen: &Seen, name| seen.header(name).map(str::to_owned);
+        seen.iter()
+            .map(|seen| (header(seen, "ce-id"), header(seen, "x-weft-attempt")))
+            .collect()
+    });
+}
+
+#[test]
+fn a_call_that_was_cut_off_comes_again_with_its_id() {
+    let origin = RawOrigin::start(|connection| {
+        loop {
+            connection.read_request()?;
+            if connection.number == 0 {
+                connection.reset();
+                return Ok(());
+            }
+            connection.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
+    });
+    comes_again(&origin.address(), || {
+        let header = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        };
+        (0..origin.connections())
+            .map(|number| origin.text(number))
+            .map(|text| (header(&text, "ce-id:"), header(&text, "x-weft-attempt:")))
+            .collect()
+    });
+}
+
+/// A canary may not split a key: which upstream a call is for is drawn from its key.
+#[test]
+fn the_calls_of_one_key_go_to_one_of_several_upstreams() {
+    let (one, two) = (Origin::start(), Origin::start());
+    let weft = Weft::start(&format!(
+        r#"
+outbound:
+  listen: "127.0.0.1:0"
+  routes:
+    - name: notify
+      hosts: [email]
+      matches: [{{ method: POST }}]
+      defer: {{ key: 'request.headers["x-key"]' }}
+      backends: [{{ upstream: one }}, {{ upstream: two }}]
+upstreams:
+  one: {{ endpoints: {{ static: ["{}"] }} }}
+  two: {{ endpoints: {{ static: ["{}"] }} }}
+"#,
+        one.address(),
+        two.address()
+    ));
+    for number in 0..60 {
+        defer(&weft, &format!("k{}", number % 20), &number.to_string());
+    }
+    wait_until("all of them", || one.count() + two.count() == 60);
+    let keys = |origin: &Origin| -> BTreeSet<String> {
+        let seen = origin.requests();
+        let keys = seen.iter().filter_map(|seen| seen.header("x-key"));
+        keys.map(str::to_owned).collect()
+    };
+    let (one, two) = (keys(&one), keys(&two));
+    assert!(one.is_disjoint(&two), "{one:?} {two:?}");
+    // Twenty keys on one side alone: once in half a million runs, were it not the same in each.
+    assert!(!one.is_empty() && !two.is_empty());
+}
+
 /// A person's replay that is interrupted by a death, or asked for twice, delivers each call once more and no more.
 #[test]
 fn a_replay_that_died_goes_on_and_is_not_run_twice() {
@@ -96,7 +184,7 @@ fn a_replay_that_died_goes_on_and_is_not_run_twice() {
         wait_for_state(&weft, id, "dead_lettered");
     }
     // The callee hangs: replayed, and not yet delivered.
-    origin.answer(|_| Reply::ok("").after(std::time::Duration::from_secs(120)));
+    origin.answer(|_| Reply::ok("").after(Duration::from_secs(120)));
     let replay = |weft: &Weft, id: &str| {
         let answer = weft.admin_post(&format!("/deadletters/{id}/replay"), "");
         answer.status

@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::symlink};
 
 use rustix::process::Signal;
 
-use crate::harness::{Answer, Call, Origin, RawClient, Weft, wait_for, wait_until};
+use crate::harness::{Answer, Call, Origin, RawClient, Weft, parts, wait_for, wait_until};
 
 /// The host `shop` goes to this origin.
 fn to(origin: &Origin) -> String {
@@ -381,6 +381,21 @@ fn the_access_log_tells_every_call_or_only_failures() {
             .iter()
             .any(|line| line["path"] == "/quiet")
     );
+}
+
+/// More lines than the pipe and the queue behind it hold.
+#[test]
+fn a_log_that_nobody_reads_costs_lines_and_no_call() {
+    const CALLS: &str = "10000";
+    let origin = Origin::start();
+    let weft = Weft::start_unread(&to(&origin).replace("] } }", "] }, listen: \"127.0.0.1:0\" }"));
+    let url = format!("http://{}/", weft.upstream("shop"));
+    let load = parts::h2load(&["--h1", "-n", CALLS, "-c", "8", &url]);
+    let told = String::from_utf8_lossy(&load.stdout);
+    assert!(told.contains("10000 succeeded, 0 failed"), "{told}");
+    weft.wait_for_metric("weft_access_log_dropped_total", |lost| lost > 0.0);
+    let answer = Call::get("/").host("shop").send(&weft.outbound());
+    assert_eq!(answer.status, 200);
 }
 
 /// With its common indentation off, to stand below a line without any.

@@ -9,7 +9,7 @@ use std::{
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Instant,
@@ -48,10 +48,13 @@ pub struct Weft {
     addresses: BTreeMap<String, Value>,
     descriptors: Option<u32>,
     user: Option<u32>,
+    unread: bool,
 }
 
 struct Process {
     child: Child,
+    /// The access log's end of the pipe, where nobody reads it.
+    _unread: Option<ChildStdout>,
     stdout: Lines,
     stderr: Lines,
     readers: Vec<thread::JoinHandle<()>>,
@@ -112,6 +115,17 @@ impl Weft {
         weft
     }
 
+    /// The same with an access log that nobody reads: its pipe fills.
+    #[track_caller]
+    pub fn start_unread(yaml: &str) -> Self {
+        let mut weft = Weft::folder(yaml);
+        weft.unread = true;
+        if let Err(failed) = weft.launch() {
+            panic!("weft did not start: {:?}\n{}", failed.status, failed.stderr);
+        }
+        weft
+    }
+
     /// A folder with a routing file and no process yet: for commands, and for a later [`Weft::launch`].
     pub fn folder(yaml: &str) -> Self {
         let weft = Weft {
@@ -124,6 +138,7 @@ impl Weft {
             addresses: BTreeMap::new(),
             descriptors: None,
             user: None,
+            unread: false,
         };
         weft.write_config(yaml);
         weft
@@ -153,13 +168,20 @@ impl Weft {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary under test runs");
-        let (stdout, one) = follow(child.stdout.take().expect("piped"));
-        let (stderr, two) = follow(child.stderr.take().expect("piped"));
+        let (stderr, reader) = follow(child.stderr.take().expect("piped"));
+        let (mut readers, mut stdout) = (vec![reader], Lines::default());
+        let mut unread = child.stdout.take();
+        if !self.unread {
+            let (lines, reader) = follow(unread.take().expect("piped"));
+            readers.push(reader);
+            stdout = lines;
+        }
         self.process = Some(Process {
             child,
+            _unread: unread,
             stdout,
             stderr,
-            readers: vec![one, two],
+            readers,
         });
         let begin = Instant::now();
         loop {
