@@ -68,7 +68,7 @@ impl Connector {
     /// Inside the mesh it waits until we have an identity. How long all of it may take is the caller's to say; whether
     /// it was the identity that was waited for, `lacks_identity` tells. A dropped future closes the connection.
     ///
-    /// A callee may refuse us only after this: TLS 1.3 lets its alert come with the first read (`refusal`).
+    /// A callee may refuse us only after this: TLS 1.3 lets its alert come with the first read.
     pub async fn connect(
         &self,
         stream: TcpStream,

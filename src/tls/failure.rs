@@ -5,7 +5,6 @@ use std::io;
 use rustls::{AlertDescription, Error};
 
 use super::{trust::Untrusted, verify};
-use crate::fault::Reason;
 
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +44,6 @@ impl HandshakeError {
         }
     }
 
-    /// Of a callee: what its caller is told.
-    pub const fn reason(&self) -> Reason {
-        match self {
-            HandshakeError::NoTls => Reason::PeerSpeaksNoTls,
-            HandshakeError::Untrusted(_) => Reason::WrongIdentity,
-            HandshakeError::Refused(_) => Reason::RefusedIdentity,
-            HandshakeError::Protocol(_) | HandshakeError::Gone(_) => Reason::TlsFailed,
-        }
-    }
-
     /// One word, for a metric.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -67,23 +56,12 @@ impl HandshakeError {
     }
 }
 
-/// The alert with which a callee ended a connection, if that is what this error of a read or a write says.
-///
-/// In TLS 1.3 a client has done its part before the server has looked at its certificate, so a refusal comes with the
-/// first read. Before any byte of an answer it proves that the request was not processed.
-pub fn refusal(error: &io::Error) -> Option<AlertDescription> {
-    match tls_error(error)? {
-        Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
-    }
-}
-
-fn tls_error(error: &io::Error) -> Option<&Error> {
+pub(super) fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
 /// An alert as RFC 8446 names it.
-pub fn alert_words(alert: AlertDescription) -> String {
+fn alert_words(alert: AlertDescription) -> String {
     let name = format!("{alert:?}");
     let mut words = String::with_capacity(name.len() + 4);
     let mut before_lower = false;

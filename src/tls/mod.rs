@@ -29,7 +29,7 @@ mod verify;
 pub use alpn::Alpn;
 pub use bundles::{BundleError, Bundles, Revocations};
 pub use client::{Connected, Connector};
-pub use failure::{HandshakeError, alert_words, refusal};
+pub use failure::HandshakeError;
 pub use generation::{Expected, Generation, GenerationError};
 pub use identity::{Identity, IdentityError};
 pub use leaf::LeafError;

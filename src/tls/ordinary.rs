@@ -117,3 +117,144 @@ fn of<T>(file: &Path, read: impl FnOnce(&[u8]) -> Result<T, PemError>) -> Result
         why,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::SanType;
+    use rustls::{ServerConfig, server::WebPkiClientVerifier};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::tls::{
+        Alpn, HandshakeError, Untrusted,
+        issue::{Issued, workload},
+        tests::{DAY, ROOT, id, pair, root},
+    };
+
+    fn server(name: &str) -> Issued {
+        let mut params = workload(&[], SystemTime::now(), DAY).unwrap();
+        params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        ROOT.sign(params).unwrap()
+    }
+
+    fn file(folder: &TempDir, name: &str, text: &str) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A call to a server that has `presented`, and asks for a client's certificate where `asks`.
+    async fn call(
+        settings: &Ordinary,
+        presented: &Issued,
+        asks: bool,
+    ) -> Result<usize, HandshakeError> {
+        let mut believed = RootCertStore::empty();
+        believed
+            .add(
+                pem::certificates(ROOT.certificate().as_bytes())
+                    .unwrap()
+                    .remove(0),
+            )
+            .unwrap();
+        let builder = ServerConfig::builder_with_provider(provider().clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match asks {
+            true => builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(believed.into(), provider().clone())
+                    .build()
+                    .unwrap(),
+            ),
+            false => builder.with_no_client_auth(),
+        };
+        let chain = pem::certificates(presented.certificate.as_bytes()).unwrap();
+        let key = pem::key(presented.key.as_bytes()).unwrap();
+        let config = builder.with_single_cert(chain, key).unwrap();
+        let (ours, theirs) = pair().await;
+        let connector = Connector::to_server(settings).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (connected, accepted) = tokio::join!(
+            connector.connect(ours, &[Alpn::ForeignHttp1]),
+            acceptor.accept(theirs)
+        );
+        let connected = connected?;
+        assert!(connected.peer.is_none());
+        let shown = accepted.map_or(0, |stream| {
+            stream.get_ref().1.peer_certificates().map_or(0, <[_]>::len)
+        });
+        Ok(shown)
+    }
+
+    #[tokio::test]
+    async fn a_server_is_known_by_its_name_and_its_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let believing = |sni: &str, roots: &str| Ordinary {
+            sni: sni.parse().unwrap(),
+            roots: Some(file(&folder, "roots.pem", roots)),
+            client_certificate: None,
+        };
+        let api = server("api.example");
+        assert!(
+            call(&believing("api.example", ROOT.certificate()), &api, false)
+                .await
+                .is_ok()
+        );
+        let other = call(&believing("other.example", ROOT.certificate()), &api, false).await;
+        assert!(
+            matches!(other, Err(HandshakeError::Untrusted(Untrusted::Chain(_)))),
+            "{other:?}"
+        );
+        let stranger = root("mesh.example");
+        let unknown = call(
+            &believing("api.example", stranger.certificate()),
+            &api,
+            false,
+        )
+        .await;
+        assert!(
+            matches!(
+                unknown,
+                Err(HandshakeError::Untrusted(Untrusted::UnknownAuthority))
+            ),
+            "{unknown:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_shown_where_the_server_asks() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = ROOT.issue(&id("web"), Duration::from_secs(60)).unwrap();
+        let settings = Ordinary {
+            sni: "api.example".parse().unwrap(),
+            roots: Some(file(&folder, "roots.pem", ROOT.certificate())),
+            client_certificate: Some(ClientCertificate {
+                certificate: file(&folder, "web.crt", &ours.certificate),
+                key: file(&folder, "web.key", &ours.key),
+            }),
+        };
+        assert_eq!(
+            call(&settings, &server("api.example"), true).await.unwrap(),
+            1
+        );
+        assert_eq!(
+            call(&settings, &server("api.example"), false)
+                .await
+                .unwrap(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let settings = Ordinary {
+            sni: "api.example".parse().unwrap(),
+            roots: Some("/nowhere/roots.pem".into()),
+            client_certificate: None,
+        };
+        let error = Connector::to_server(&settings).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/roots.pem"), "{error}");
+    }
+}

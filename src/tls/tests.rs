@@ -72,6 +72,14 @@ pub(super) async fn pair() -> (TcpStream, TcpStream) {
     (client.unwrap(), server.unwrap().0)
 }
 
+/// The alert that an error of a read tells of.
+fn refusal(error: &std::io::Error) -> Option<AlertDescription> {
+    match super::failure::tls_error(error)? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
 /// Shakes hands: `client`, expecting `expected`, with `server`.
 async fn shake(
     client: &Store,

@@ -13,6 +13,7 @@ mod hardening;
 mod harness;
 mod harness_stands;
 mod http2;
+mod identity;
 mod identity_alerts;
 mod identity_certs;
 mod letters;

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::harness::{Call, Origin, RawClient, Reply, Weft};
+use crate::harness::{Authority, Call, IdentityFolder, Origin, RawClient, Reply, Weft};
 
 /// Every metric there is: name, type, labels. `docs/metrics.md` explains each, in this order.
 pub const CATALOGUE: &[(&str, &str, &str)] = &[
@@ -75,6 +75,15 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_outbox_oldest_age_seconds", "gauge", ""),
     ("weft_outbox_fsync_seconds", "histogram", ""),
     ("weft_events_ledger", "gauge", "state"),
+    ("weft_identity_expiry_seconds", "gauge", ""),
+    ("weft_identity_lifetime_seconds", "gauge", ""),
+    ("weft_identity_crl_update_seconds", "gauge", ""),
+    ("weft_identity_rotations_total", "counter", "result"),
+    (
+        "weft_tls_handshakes_total",
+        "counter",
+        "direction reason result",
+    ),
     ("weft_config_reload_total", "counter", "result"),
     ("weft_config_last_reload_successful", "gauge", ""),
     ("weft_access_log_dropped_total", "counter", ""),
@@ -92,8 +101,13 @@ fn scrape() -> String {
         "/dead" => Reply::status(422),
         _ => Reply::ok("fine"),
     });
+    let authority = Authority::new("cluster.local");
+    let identity = IdentityFolder::empty();
+    let list = authority.revoke(&[]);
+    identity.replace_with_revocations(&authority.leaf("web"), authority.root(), &list);
     let mut weft = Weft::start(&format!(
         r#"
+        identity: {}
         inbound: {{ listen: "127.0.0.1:0", authorization: {{ default: allow }} }}
         outbound:
           listen: "127.0.0.1:0"
@@ -106,12 +120,15 @@ fn scrape() -> String {
           shop: {{ endpoints: {{ static: ["{}"] }} }}
           named: {{ endpoints: {{ dns: "localhost:{}" }} }}
           bytes: {{ endpoints: {{ static: ["{}"] }}, protocol: tcp, listen: "127.0.0.1:0" }}
+          meshed: {{ endpoints: {{ static: ["{}"] }}, tls: mesh }}
         "#,
+        identity.yaml_with_revocations(),
         origin.address(),
         origin.port(),
-        origin.address()
+        origin.address(),
+        origin.address(),
     ));
-    for host in ["shop", "named", "later", "nobody"] {
+    for host in ["shop", "named", "later", "nobody", "meshed"] {
         Call::post("/", "body").host(host).send(&weft.outbound());
     }
     Call::post("/dead", "body")

@@ -364,3 +364,130 @@ impl fmt::Debug for Svid {
         f.debug_struct("Svid").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::tls::{
+        issue::{Authority, Issued},
+        pem,
+        tests::{DAY, ROOT, id, root},
+    };
+
+    fn der(text: &str) -> Vec<u8> {
+        let found = pem::certificates(text.as_bytes()).unwrap();
+        found.iter().flat_map(|der| der.to_vec()).collect()
+    }
+
+    fn svid(issued: &Issued, by: &Authority) -> Svid {
+        Svid {
+            chain: der(&issued.certificate),
+            key: pem::key(issued.key.as_bytes())
+                .unwrap()
+                .secret_der()
+                .to_vec(),
+            bundle: der(by.certificate()),
+        }
+    }
+
+    fn response() -> Response {
+        let web = ROOT.issue(&id("web"), DAY).unwrap();
+        Response {
+            svids: vec![svid(&web, &ROOT)],
+            lists: Vec::new(),
+            federated: HashMap::new(),
+        }
+    }
+
+    fn settings(bundles: &[(&str, PathBuf)]) -> Settings {
+        Settings {
+            files: None,
+            workload_api: None,
+            trust_bundles: bundles
+                .iter()
+                .map(|(domain, file)| (domain.parse().unwrap(), file.clone()))
+                .collect(),
+            cut_at_expiry: false,
+        }
+    }
+
+    fn domains(news: &News) -> Vec<(String, usize)> {
+        news.bundles
+            .domains()
+            .map(|(domain, roots)| (domain.to_owned(), roots))
+            .collect()
+    }
+
+    #[test]
+    fn all_of_a_message_is_taken() {
+        let (partner, again) = (root("partner.example"), root("partner.example"));
+        let web = ROOT.issue(&id("web"), DAY).unwrap();
+        let list = ROOT
+            .revoke(&[&web.serial], SystemTime::now() + DAY)
+            .unwrap();
+        let both = der(&format!("{}{}", partner.certificate(), again.certificate()));
+        let mut said = response();
+        said.federated
+            .insert("spiffe://partner.example".to_owned(), both);
+        said.federated
+            .insert("spiffe://later.example".to_owned(), Vec::new());
+        said.lists = pem::revocation_lists(list.as_bytes())
+            .unwrap()
+            .iter()
+            .map(|list| list.to_vec())
+            .collect();
+        // Through the wire's own form.
+        let said = Response::decode(Bytes::from(said.encode_to_vec())).unwrap();
+        let news = news(said, &settings(&[])).unwrap();
+        assert_eq!(news.identity.id(), &id("web"));
+        assert_eq!(
+            domains(&news),
+            [
+                ("mesh.example".to_owned(), 1),
+                ("partner.example".to_owned(), 2)
+            ]
+        );
+        assert!(!news.revocations.is_empty());
+    }
+
+    #[test]
+    fn what_the_file_says_of_a_domain_goes_before_what_the_agent_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("partner.pem");
+        let (said_here, said_there) = (root("partner.example"), root("partner.example"));
+        std::fs::write(&file, format!("{0}{0}", said_here.certificate())).unwrap();
+        let mut said = response();
+        said.federated
+            .insert("partner.example".to_owned(), der(said_there.certificate()));
+        let news = news(said, &settings(&[("partner.example", file)])).unwrap();
+        assert_eq!(domains(&news)[1], ("partner.example".to_owned(), 2));
+    }
+
+    #[test]
+    fn a_message_that_is_no_use_says_why() {
+        let why = |said: Response| news(said, &settings(&[])).err().unwrap().to_string();
+        let mut none = response();
+        none.svids.clear();
+        assert!(why(none).contains("no identity for us"));
+        let mut rootless = response();
+        rootless.svids[0].bundle.clear();
+        assert!(why(rootless).contains("empty"));
+        let mut torn = response();
+        torn.svids[0].bundle.pop();
+        assert!(why(torn).contains("roots of mesh.example"));
+        let mut keyless = response();
+        keyless.svids[0].key = vec![0x30];
+        assert!(why(keyless).contains("key"));
+        let shown = format!("{:?} {:?}", response(), response().svids);
+        assert!(!shown.contains("key"), "{shown}");
+    }
+
+    #[test]
+    fn certificates_stand_one_behind_the_other() {
+        let two = der(&format!("{0}{0}", ROOT.certificate()));
+        assert_eq!(certificates(&two).unwrap().len(), 2);
+        assert_eq!(certificates(&two[..two.len() - 1]), None);
+    }
+}
