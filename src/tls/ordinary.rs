@@ -129,8 +129,8 @@ mod tests {
     use super::*;
     use crate::tls::{
         Alpn, HandshakeError, Untrusted,
-        issue::{Issued, workload},
-        tests::{DAY, ROOT, id, pair, root},
+        issue::{Authority, Issued, workload},
+        tests::{DAY, ROOT, id, pair},
     };
 
     fn server(name: &str) -> Issued {
@@ -207,7 +207,7 @@ mod tests {
             matches!(other, Err(HandshakeError::Untrusted(Untrusted::Chain(_)))),
             "{other:?}"
         );
-        let stranger = root("mesh.example");
+        let stranger = Authority::new("mesh.example", "another", DAY).unwrap();
         let unknown = call(
             &believing("api.example", stranger.certificate()),
             &api,
