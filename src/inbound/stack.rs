@@ -118,6 +118,10 @@ fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
             "no application is configured behind this port (inbound.app)",
         ));
     };
+    if let Some(credential) = connection.credential() {
+        let headers = &mut exchange.head.headers;
+        headers.insert(headers::CLIENT_CERT, credential.header().clone());
+    }
     exchange.routed(&way.app.meter);
     admitted?;
     if let Some(upgrade) = &mut exchange.upgrade {

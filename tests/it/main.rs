@@ -19,6 +19,7 @@ mod identity_certs;
 mod letters;
 mod life;
 mod metrics;
+mod mtls;
 mod operate;
 mod pages;
 mod peers;
