@@ -27,10 +27,25 @@ pub async fn when_told(house: &Rc<House>) {
         () = house.leave.notified() => {}
     }
     tokio::select! {
-        () = leave(house) => {}
-        _ = term.recv() => tracing::warn!("told twice: leaving at once"),
-        _ = interrupt.recv() => tracing::warn!("told twice: leaving at once"),
+        () = leave(house) => return,
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    tracing::warn!("told twice: leaving at once");
+    cut(house).await;
+}
+
+/// What is left is cut, and told so as far as its protocol can tell it.
+async fn cut(house: &House) {
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        house.enter(direction, Stage::Forced);
+    }
+    house.outbox_drain.enter(Stage::Forced);
+    let empty = async {
+        house.inbound_drain.empty().await;
+        house.outbound_drain.empty().await;
+    };
+    let _ = tokio::time::timeout(LAST, empty).await;
 }
 
 async fn leave(house: &Rc<House>) {

@@ -470,6 +470,28 @@ fn inbound_grpc_streams_are_told_unavailable_as_well() {
 }
 
 #[test]
+fn grpc_streams_are_told_unavailable_at_a_second_signal() {
+    let (listener, address) = listener();
+    let mut weft = Weft::start(&format!(
+        "
+         shutdown: {{ lameDuck: 1h, grace: 1h }}
+         upstreams: {{ payments: {{ endpoints: {{ static: [\"{address}\"] }} }} }}"
+    ));
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    client.ask_grpc(1, "payments", &[], b"x");
+    let mut server = H2Peer::accept(&listener, &[]);
+    let (stream, _, _) = server.read_headers();
+    let head = [(":status", "200"), ("content-type", "application/grpc")];
+    server.send(&Frame::headers(stream, &head, false));
+    client.read_headers();
+    weft.term();
+    weft.wait_for_log("leaving");
+    weft.term();
+    assert_eq!(grpc_status(&client.read_body(1).1), Some(14));
+    weft.wait_for_exit();
+}
+
+#[test]
 fn an_inbound_grpc_call_ends_at_its_deadline_which_shrinks() {
     let (listener, address) = listener();
     let weft = Weft::start(&format!(

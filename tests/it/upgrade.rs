@@ -828,6 +828,8 @@ fn a_second_signal_cuts_tunnels_at_once() {
     weft.signal(Signal::TERM);
     assert!(client.is_closed_by_peer());
     weft.wait_for_exit();
+    let line = weft.wait_for_access(|line| line["path"] == "/chat");
+    assert_eq!(line["reason"], "draining");
 }
 
 /// While a caller leaves its bytes unread, its callee is slowed and not our memory filled.
