@@ -84,9 +84,15 @@ fn filter(words: &str) -> Result<EnvFilter, LogError> {
     if parts.any(|part| alone(part) && part.parse::<LevelFilter>().is_err()) {
         return Err(wrong(None));
     }
-    EnvFilter::builder()
+    let filter = EnvFilter::builder()
         .parse(words)
-        .map_err(|source| wrong(Some(source)))
+        .map_err(|source| wrong(Some(source)))?;
+    // It warns of what a peer's frames say: a stranger could fill the log.
+    let quiet = "h2=error".parse().ok().filter(|_| !words.contains("h2"));
+    Ok(match quiet {
+        Some(quiet) => filter.add_directive(quiet),
+        None => filter,
+    })
 }
 
 fn lines<S>(queue: NonBlocking, terminal: bool) -> Box<dyn Layer<S> + Send + Sync>
@@ -149,6 +155,13 @@ mod tests {
         assert_eq!(line["message"], "listening");
         assert_eq!(line["admin"], "127.0.0.1:1");
         assert_eq!(line["level"], "INFO");
+    }
+
+    #[test]
+    fn what_a_peers_frames_say_is_logged_only_when_asked_for() {
+        let events = |_| tracing::warn!(target: "h2::proto", "a frame that is odd");
+        assert_eq!(logged("info", events), "");
+        assert!(logged("info,h2=debug", events).contains("odd"));
     }
 
     #[test]
