@@ -1,9 +1,8 @@
 //! The guard under the HTTP/2 server: a budget for frames that cost us work and carry nothing.
 //!
 //! h2 bounds resets it must answer, CONTINUATION and empty DATA; PING, SETTINGS, WINDOW_UPDATE, PRIORITY and
-//! unknown frames it reads for as long as they come. Here each costs a token, and tokens come with time and open
-//! streams, with new streams and with bytes we send: a client may acknowledge what it was given, as busily as it likes. Resets have
-//! a budget of their own. Over it, the read fails and the connection ends. Payload is skipped, never looked at.
+//! unknown frames it reads for as long as they come. Here each costs a token (`Budget`). Over it, the read fails and
+//! the connection ends. Payload is skipped, never looked at.
 
 use std::{
     cell::Cell,
@@ -16,67 +15,30 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frame_header::{self as frame, Cursor, FrameHeader};
+use super::{
+    budget::Budget,
+    frame_header::{self as frame, Cursor, FrameHeader},
+};
 
 /// Bytes of a client's preface, before its first frame.
 const PREFACE: usize = 24;
 
-/// What a connection begins with, in control frames.
-const CONTROL_START: u32 = 1_000;
-/// And at most saves.
-const CONTROL_MOST: u32 = 10_000;
-/// Granted a tick: 100 a second.
-const CONTROL_PER_TICK: u32 = 10;
-/// And for each stream that is open.
-const CONTROL_PER_TICK_AND_STREAM: u32 = 2;
-/// Granted a stream when it begins: its window updates, its priority.
-const CONTROL_PER_STREAM: u32 = 20;
-/// Granted for so many bytes sent: two updates for each DATA frame of a small gRPC message.
-const BYTES_PER_CONTROL: u64 = 32;
-/// A long payload costs like so many bytes a frame.
-const PAYLOAD_PER_CONTROL: u32 = 256;
-
-/// What a connection begins with and at most saves, in resets.
-const RESETS_MOST: u32 = 500;
-/// Granted a tick: 100 a second.
-const RESETS_PER_TICK: u32 = 10;
-/// One more for so many streams: callers that cancel some of many calls.
+/// One reset more for so many streams: callers that cancel some of many calls.
 const STREAMS_PER_RESET: u32 = 4;
 
 /// The cells of one HTTP/2 connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FrameWatch {
-    control: Cell<u32>,
-    resets: Cell<u32>,
+    budget: Budget,
     last_stream: Cell<u32>,
     streams: Cell<u32>,
     open: Cell<u32>,
-    unpaid: Cell<u64>,
     over: Cell<Option<&'static str>>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     data_in: Cell<u64>,
     frames: Cell<u64>,
     write_blocked: Cell<bool>,
-}
-
-impl Default for FrameWatch {
-    fn default() -> Self {
-        FrameWatch {
-            control: Cell::new(CONTROL_START),
-            resets: Cell::new(RESETS_MOST),
-            last_stream: Cell::default(),
-            streams: Cell::default(),
-            open: Cell::default(),
-            unpaid: Cell::default(),
-            over: Cell::default(),
-            bytes_in: Cell::default(),
-            bytes_out: Cell::default(),
-            data_in: Cell::default(),
-            frames: Cell::default(),
-            write_blocked: Cell::default(),
-        }
-    }
 }
 
 fn add(cell: &Cell<u64>, n: u64) {
@@ -96,9 +58,7 @@ impl FrameWatch {
 
     /// Time's share of the budgets; called every 100 ms.
     pub fn tick(&self) {
-        self.grant(CONTROL_PER_TICK + self.open.get().saturating_mul(CONTROL_PER_TICK_AND_STREAM));
-        self.resets
-            .set((self.resets.get() + RESETS_PER_TICK).min(RESETS_MOST));
+        self.budget.ticks(1, self.open.get());
     }
 
     /// Which frames exceeded their budget, if some did. The connection is ending then.
@@ -134,68 +94,26 @@ impl FrameWatch {
         self.write_blocked.get()
     }
 
-    fn grant(&self, tokens: u32) {
-        self.control
-            .set(self.control.get().saturating_add(tokens).min(CONTROL_MOST));
-    }
-
     fn sent(&self, n: u64) {
         add(&self.bytes_out, n);
-        let unpaid = self.unpaid.get() + n;
-        self.unpaid.set(unpaid % BYTES_PER_CONTROL);
-        self.grant(u32::try_from(unpaid / BYTES_PER_CONTROL).unwrap_or(CONTROL_MOST));
+        self.budget.sent(n);
     }
 
     fn count(&self, header: FrameHeader) -> Result<(), &'static str> {
         add(&self.frames, 1);
         match header.kind {
-            frame::DATA if header.len > 0 || header.flags & frame::END_STREAM != 0 => {
-                add(&self.data_in, u64::from(header.len));
-                Ok(())
+            frame::DATA => add(&self.data_in, u64::from(header.len)),
+            frame::HEADERS if header.stream > self.last_stream.get() => {
+                self.last_stream.set(header.stream);
+                self.streams.set(self.streams.get().wrapping_add(1));
+                self.budget.stream();
+                if self.streams.get().is_multiple_of(STREAMS_PER_RESET) {
+                    self.budget.reset();
+                }
             }
-            frame::HEADERS => {
-                if header.stream > self.last_stream.get() {
-                    self.last_stream.set(header.stream);
-                    self.streams.set(self.streams.get().wrapping_add(1));
-                    self.grant(CONTROL_PER_STREAM);
-                    if self.streams.get().is_multiple_of(STREAMS_PER_RESET) {
-                        self.resets.set((self.resets.get() + 1).min(RESETS_MOST));
-                    }
-                }
-                Ok(())
-            }
-            frame::RST_STREAM => match self.resets.get().checked_sub(1) {
-                Some(left) => {
-                    self.resets.set(left);
-                    Ok(())
-                }
-                None => Err("too many RST_STREAM frames"),
-            },
-            kind => match self
-                .control
-                .get()
-                .checked_sub(1 + header.len / PAYLOAD_PER_CONTROL)
-            {
-                Some(left) => {
-                    self.control.set(left);
-                    Ok(())
-                }
-                None => Err(words(kind)),
-            },
+            _ => {}
         }
-    }
-}
-
-#[cold]
-fn words(kind: u8) -> &'static str {
-    match kind {
-        frame::DATA => "too many empty DATA frames",
-        frame::PRIORITY => "too many PRIORITY frames",
-        frame::SETTINGS => "too many SETTINGS frames",
-        frame::PING => "too many PING frames",
-        frame::WINDOW_UPDATE => "too many WINDOW_UPDATE frames",
-        frame::CONTINUATION => "too many CONTINUATION frames",
-        _ => "too many frames of other kinds",
+        self.budget.take(header)
     }
 }
 

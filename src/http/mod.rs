@@ -6,6 +6,7 @@
 
 mod accept;
 pub mod body;
+mod budget;
 mod chunks;
 pub mod client;
 mod connection;

@@ -965,6 +965,8 @@ fn floods_of_frames_cost_a_connection_and_nothing_else() {
         is_cut(&weft, &[], of(kind::SETTINGS, 0, 0, Vec::new())),
         "SETTINGS"
     );
+    let table = |number: u32| Frame::settings(&[(1, number % 2 * 4096)]).bytes();
+    assert!(is_cut(&weft, &[], table), "SETTINGS of the header table");
     assert!(
         is_cut(
             &weft,

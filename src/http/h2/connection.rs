@@ -56,7 +56,7 @@ pub async fn handshake<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let ledger = Rc::new(Ledger::default());
+    let ledger = Rc::new(Ledger::new());
     let (sender, mut connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(options.stream_window)
@@ -287,7 +287,10 @@ where
             this.shared.leave();
         }
         if let Poll::Ready(result) = polled {
-            let why = result.err().map_or(Kind::Closed, |e| of_connection(&e));
+            let why = match this.shared.ledger().flood() {
+                Some(_) => Kind::Malformed,
+                None => result.err().map_or(Kind::Closed, |e| of_connection(&e)),
+            };
             this.shared.finish(why);
             return Poll::Ready(());
         }

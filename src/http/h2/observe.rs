@@ -1,7 +1,8 @@
 //! The socket under `h2`, and a ledger of what passed through it.
 //!
 //! `h2` names neither the last stream of a GOAWAY nor the streams that were written; both decide whether a request
-//! may be sent again. Bytes pass unchanged.
+//! may be sent again. Nor does it bound the frames that carry nothing: a peer that sends too many of them is cut off
+//! (`Budget`). Bytes pass unchanged.
 
 use std::{
     cell::Cell,
@@ -9,16 +10,18 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::scan::{self, Frame, Scan};
+use crate::http::{budget::Budget, frame_header::FrameHeader, tick::TICK};
 
 const PREFACE: usize = 24;
 
 /// What is known of a connection from its frame headers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     /// Frames that came in.
     frames: Cell<u64>,
@@ -29,9 +32,31 @@ pub struct Ledger {
     sent: Cell<u32>,
     /// The stream and encoded length of the last head that came in.
     head: Cell<(u32, u32)>,
+    budget: Budget,
+    /// When time was last paid into the budget.
+    paid: Cell<Instant>,
+    flood: Cell<Option<&'static str>>,
 }
 
 impl Ledger {
+    pub fn new() -> Self {
+        Ledger {
+            frames: Cell::default(),
+            settled: Cell::default(),
+            last_stream: Cell::default(),
+            sent: Cell::default(),
+            head: Cell::default(),
+            budget: Budget::default(),
+            paid: Cell::new(Instant::now()),
+            flood: Cell::default(),
+        }
+    }
+
+    /// Which frames came too often. The connection is ending then.
+    pub fn flood(&self) -> Option<&'static str> {
+        self.flood.get()
+    }
+
     pub fn frames(&self) -> u64 {
         self.frames.get()
     }
@@ -63,6 +88,7 @@ impl Ledger {
 
     fn came(&self, frame: Frame) {
         self.frames.set(self.frames.get() + 1);
+        self.charge(frame);
         match frame.kind {
             scan::SETTINGS if frame.flags & scan::ACK == 0 => self.settled.set(true),
             scan::HEADERS => self.head.set((frame.stream, frame.length)),
@@ -81,9 +107,37 @@ impl Ledger {
     }
 
     fn went(&self, frame: Frame) {
-        if frame.kind == scan::HEADERS {
-            self.sent.set(self.sent.get().max(frame.stream));
+        if frame.kind == scan::HEADERS && frame.stream > self.sent.get() {
+            self.sent.set(frame.stream);
+            self.budget.stream();
+            // What we opened, the peer may refuse.
+            self.budget.reset();
         }
+    }
+
+    fn charge(&self, frame: Frame) {
+        let header = FrameHeader {
+            len: frame.length,
+            kind: frame.kind,
+            flags: frame.flags,
+            stream: frame.stream,
+        };
+        if self.budget.take(header).is_err() {
+            self.pay();
+            if let Err(words) = self.budget.take(header) {
+                self.flood.set(Some(words));
+            }
+        }
+    }
+
+    /// Pays for the time that has passed. Only when the tokens are spent: no frame costs a look at the clock.
+    #[cold]
+    fn pay(&self) {
+        let now = Instant::now();
+        let since = now.duration_since(self.paid.replace(now));
+        let ticks = since.as_millis() / TICK.as_millis();
+        self.budget
+            .ticks(u32::try_from(ticks).unwrap_or(u32::MAX), 0);
     }
 }
 
@@ -117,7 +171,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Observed<IO> {
         ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
         this.inbound
             .read(&buffer.filled()[before..], |frame| this.ledger.came(frame));
-        Poll::Ready(Ok(()))
+        match this.ledger.flood.get() {
+            None => Poll::Ready(Ok(())),
+            Some(words) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words))),
+        }
     }
 }
 
@@ -129,6 +186,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let taken = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.ledger.budget.sent(taken as u64);
         this.outbound
             .read(&bytes[..taken], |frame| this.ledger.went(frame));
         Poll::Ready(Ok(taken))
@@ -141,6 +199,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let taken = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        this.ledger.budget.sent(taken as u64);
         let mut left = taken;
         for slice in slices {
             let part = left.min(slice.len());
