@@ -27,7 +27,7 @@ pub use secure::{Envoy, OpensslServer, PythonServer, Speaks, openssl_client, pyt
 pub use spiffe::{Offers, SpiffeServer, Told, WorkloadApi, spiffe_post};
 pub use stores::{Kind, Store, converse};
 pub use suites::{
-    AutobahnCase, GrpcInteropServer, WebSocketServer, autobahn, browse, grpc_interop, h2spec,
+    AutobahnCase, Browser, GrpcInteropServer, WebSocketServer, autobahn, grpc_interop, h2spec,
     websocket_conversation,
 };
 

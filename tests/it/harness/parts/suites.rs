@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 use serde::Deserialize;
@@ -218,23 +218,32 @@ pub fn websocket_conversation(client: &str, url: &str) -> String {
 
 const CHROMIUM: &str = "apt-get install chromium";
 
-/// Opens a page in Chromium and returns its document once `<title>` is `done`, or after the deadline.
-pub fn browse(url: &str) -> String {
-    let profile: TempDir = tempfile::tempdir().expect("a temporary folder");
-    let mut command = Command::new(program("chromium"));
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
-    ]);
-    command.arg(format!("--user-data-dir={}", profile.path().display()));
-    let Output { stdout, .. } = output(command.arg(url), CHROMIUM);
-    String::from_utf8_lossy(&stdout).into_owned()
+/// Chromium without a screen, showing one page until it is dropped. What a page has to tell, it must fetch.
+pub struct Browser {
+    _running: Running,
+    _profile: TempDir,
+}
+
+impl Browser {
+    pub fn open(url: &str) -> Self {
+        let profile = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(program("chromium"));
+        command.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]);
+        command.arg(format!("--user-data-dir={}", profile.path().display()));
+        command.arg(url).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Browser {
+            _running: spawn(&mut command, CHROMIUM),
+            _profile: profile,
+        }
+    }
 }

@@ -1,0 +1,143 @@
+//! WebSocket's real clients and servers through two sidecars, over either HTTP between them; a browser; and all of
+//! Autobahn's cases, which must find nothing that they do not find without us.
+
+use crate::harness::{
+    RawOrigin, Weft,
+    parts::{self, Browser, WebSocketServer},
+    wait_for,
+};
+
+/// A caller's sidecar and an application's, with this protocol between them.
+struct Pair {
+    caller: Weft,
+    app: Weft,
+}
+
+impl Pair {
+    fn before(server: &WebSocketServer, protocol: &str) -> Self {
+        let address = server.address();
+        let port = address.rsplit_once(':').unwrap().1;
+        let app = Weft::start(&format!(
+            "inbound: {{ listen: \"127.0.0.1:0\", app: \"{address}\", ports: {{ {port}: {{ protocol: http }} }} }}"
+        ));
+        let caller = Weft::start(&format!(
+            "
+             upstreams:
+               chat: {{ endpoints: {{ static: [\"{}\"] }}, listen: \"127.0.0.1:0\", protocol: {protocol} }}",
+            app.inbound()
+        ));
+        Pair { caller, app }
+    }
+
+    fn address(&self) -> String {
+        self.caller.upstream("chat")
+    }
+}
+
+#[test]
+fn clients_and_servers_of_others_speak_through_us() {
+    let servers = [
+        ("ws", WebSocketServer::node()),
+        ("websockets", WebSocketServer::python()),
+    ];
+    for (library, server) in &servers {
+        for protocol in ["http1", "http2"] {
+            let pair = Pair::before(server, protocol);
+            for client in ["ws", "websockets"] {
+                let url = format!("ws://{}/", pair.address());
+                let told = parts::websocket_conversation(client, &url);
+                assert_eq!(
+                    told, "ok text 5, bytes 300000, pong are you there 4001",
+                    "{client} to {library} over {protocol}"
+                );
+            }
+            let switched = "weft_upgrades_total{protocol=\"websocket\",result=\"switched\"}";
+            pair.app.wait_for_metric(switched, |count| count == 2.0);
+        }
+    }
+}
+
+fn autobahn_over(protocol: &str) {
+    let server = WebSocketServer::node();
+    let pair = Pair::before(&server, protocol);
+    let cases = parts::autobahn(&pair.address());
+    assert_eq!(cases.len(), 247);
+    let failed: Vec<_> = cases.iter().filter(|(_, case)| case.failed()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let direct = parts::autobahn(&server.address());
+    let worse = cases.iter().filter(|(name, case)| {
+        let direct = &direct[*name];
+        (&case.behaviour, &case.close) != (&direct.behaviour, &direct.close)
+    });
+    let worse: Vec<_> = worse.collect();
+    assert!(worse.is_empty(), "not as without us: {worse:#?}");
+}
+
+#[test]
+fn autobahn_finds_nothing_over_http1() {
+    autobahn_over("http1");
+}
+
+#[test]
+fn autobahn_finds_nothing_over_http2() {
+    autobahn_over("http2");
+}
+
+/// Opens both, and tells what it has heard once that is all.
+const PAGE: &str = "<!doctype html><title>heard</title><script>
+const heard = [];
+const hears = (what) => {
+  if (heard.push(what) === 4) fetch('/heard?' + heard.sort().join('&'));
+};
+const socket = new WebSocket('ws://CHAT/');
+socket.onopen = () => socket.send('hello');
+socket.onmessage = (message) => { hears('message=' + message.data); socket.close(4002); };
+socket.onclose = (close) => hears('closed=' + close.code + ',' + close.wasClean);
+const events = new EventSource('/events');
+events.onmessage = (event) => {
+  hears('event=' + event.data);
+  if (event.data === 'two') events.close();
+};
+</script>";
+
+#[test]
+fn a_browser_opens_a_websocket_and_an_event_source() {
+    let chat = WebSocketServer::node();
+    let pair = Pair::before(&chat, "http2");
+    let page = PAGE.replace("CHAT", &pair.address());
+    let site = RawOrigin::start(move |connection| {
+        loop {
+            let (head, _) = connection.read_request()?;
+            if head.starts_with("GET /events ") {
+                connection.write(
+                    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                     b\r\ndata: one\n\n\r\n",
+                )?;
+                connection.write("b\r\ndata: two\n\n\r\n")?;
+                return connection.until_closed();
+            }
+            let length = page.len();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length";
+            connection.write(format!("{head}: {length}\r\n\r\n{page}"))?;
+        }
+    });
+    let weft = Weft::start(&format!(
+        "upstreams: {{ site: {{ endpoints: {{ static: [\"{}\"] }}, listen: \"127.0.0.1:0\" }} }}",
+        site.address()
+    ));
+    let _browser = Browser::open(&format!("http://{}/", weft.upstream("site")));
+    let told = wait_for("what the page has heard", || {
+        let all = site.received();
+        let mut texts = all.iter().map(|bytes| String::from_utf8_lossy(bytes));
+        let told =
+            texts.find_map(|text| text.split_once("/heard?").map(|(_, rest)| rest.to_owned()))?;
+        Some(told.split_once(' ')?.0.to_owned())
+    });
+    assert_eq!(told, "closed=4002,true&event=one&event=two&message=hello");
+    // Its message and its close, both masked.
+    let line = pair.app.wait_for_access(|line| line["status"] == 200);
+    assert_eq!(
+        (&line["bytes_in"], &line["bytes_out"]),
+        (&19.into(), &11.into())
+    );
+}
