@@ -25,6 +25,7 @@ mod mtls;
 mod operate;
 mod pages;
 mod peers;
+mod pods;
 mod privilege;
 mod redirect;
 mod retry;
