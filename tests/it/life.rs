@@ -543,6 +543,8 @@ fn what_is_under_way_is_finished_and_then_nothing_is_waited_for() {
         RawClient::try_connect(&weft.outbound()).is_err()
     });
     assert_eq!(weft.exited(), None);
+    // The admin ports close last: who watches us leave can.
+    assert_eq!(is_ready(&weft), Some(503));
     drop(gate);
     assert_eq!(caller.answer().text(), "late");
     assert!(weft.wait_for_exit().success());
@@ -629,6 +631,40 @@ fn inbound_empties_before_outbound() {
     drop(gate);
     assert_eq!(caller.answer().text(), "ok", "the way out was closed");
     assert!(weft.wait_for_exit().success());
+}
+
+/// A delivery under way ends before the application loses its way out; nothing new is begun.
+#[test]
+fn the_outbox_empties_before_outbound() {
+    let (callee, gate, asked) = gated();
+    let other = Origin::start();
+    let file = format!(
+        r#"
+    shutdown: {{ lameDuck: 50ms, grace: 20s }}
+    outbound:
+      listen: "127.0.0.1:0"
+      routes: [{{ name: notify, hosts: [email], matches: [{{ method: POST }}], defer: {{ key: '"one"' }} }}]
+    upstreams:
+      email: {{ endpoints: {{ static: ["{}"] }} }}
+      payments: {{ endpoints: {{ static: ["{}"] }} }}
+"#,
+        callee.address(),
+        other.address()
+    );
+    let mut weft = Weft::start(&file);
+    for _ in 0..2 {
+        let kept = Call::post("/", "x").host("email").send(&weft.outbound());
+        assert_eq!(kept.status, 202, "{}", kept.text());
+    }
+    wait_for_asked(&asked, 1);
+    weft.term();
+    wait_until("inbound to close", || {
+        RawClient::try_connect(&weft.inbound()).is_err()
+    });
+    assert_eq!(get(&weft, "payments").status, 200, "the way out was closed");
+    drop(gate);
+    assert!(weft.wait_for_exit().success());
+    assert_eq!(callee.count(), 1, "one was begun after we were told to go");
 }
 
 #[test]
