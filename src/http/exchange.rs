@@ -35,6 +35,8 @@ pub struct Trail {
     pub unconnected: u32,
     pub upstream: Option<Arc<str>>,
     pub endpoint: Option<SocketAddr>,
+    /// The endpoint that is meant, where the upstream has it: the caller dialled this address itself.
+    pub exactly: Option<SocketAddr>,
 }
 
 /// A request's facts.

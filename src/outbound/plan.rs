@@ -191,7 +191,7 @@ impl Plan {
     }
 
     /// The upstream whose connections to this address are balanced.
-    pub fn upstream_at(&self, address: SocketAddr) -> Option<usize> {
+    pub fn balanced_at(&self, address: SocketAddr) -> Option<usize> {
         self.by_address.get(&address).copied()
     }
 

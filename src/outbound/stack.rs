@@ -9,7 +9,14 @@
 //! - defer, or deadline and cluster: the deadline covers all tries and the waits between them;
 //! - hygiene of the answer, then filters of the answer.
 
-use std::{borrow::Cow, cell::RefCell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -122,7 +129,8 @@ impl Local {
             if target.is_ambiguous() && self.plan.table.reads_path(host, target.port) {
                 return Err(Target::ambiguous_path());
             }
-            let (way, route) = self.way(found, host, &target, &head.method)?;
+            let original = connection.original();
+            let (way, route) = self.way(found, host, &target, &head.method, original)?;
             let authority = authority(&connection, &target, host)?;
             let path = passage::rewritten(&target);
             passage::readdress(head, path, authority)?;
@@ -156,6 +164,7 @@ impl Local {
         host: &str,
         target: &Target<'_>,
         method: &Method,
+        original: Option<SocketAddr>,
     ) -> Result<(Way, Arc<Route>), Fault> {
         let route = match found {
             Found::Route(RouteId(at)) => self.plan.routes.get(at as usize),
@@ -171,7 +180,7 @@ impl Local {
                     Reason::NoRoute,
                     format!("no route of `{host}` matches this request"),
                 )),
-                (None, _) => self.stranger(target),
+                (None, _) => self.elsewhere(target, original),
             };
         };
         if route.is_deferred() && capture::is_deferrable(method) {
@@ -186,23 +195,50 @@ impl Local {
                 Way::Answered(Box::new(Response::new(Body::empty()))),
                 route.clone(),
             )),
-            None => self.stranger(target).map(|(way, _)| (way, route.clone())),
+            None => {
+                let (way, _) = self.elsewhere(target, original)?;
+                Ok((way, route.clone()))
+            }
         }
     }
 
-    /// A host that the file does not name.
+    /// A host that the file does not name: a redirected call goes where it was going.
+    fn elsewhere(
+        &self,
+        target: &Target<'_>,
+        original: Option<SocketAddr>,
+    ) -> Result<(Way, Arc<Route>), Fault> {
+        let Some(original) = original else {
+            return self.stranger(target);
+        };
+        if let Some(upstream) = self.upstream_at(original) {
+            let way = Way::Cluster(self.cluster(upstream));
+            return Ok((way, self.plan.direct.clone()));
+        }
+        if self.plan.unknown == Unknown::Deny {
+            return Err(Self::denied(&target.host));
+        }
+        let (host, port) = (original.ip().to_string(), original.port());
+        let way = Way::Cluster(self.stranger_cluster(&host, port));
+        Ok((way, self.plan.passthrough.clone()))
+    }
+
+    #[cold]
+    fn denied(host: &str) -> Fault {
+        let words = format!(
+            "`{host}` names no route and no upstream, and unknown hosts are denied (outbound.unknown)"
+        );
+        Fault::new(Reason::UnknownHost, words)
+    }
+
+    /// A host that the file does not name and that nothing else has said.
     fn stranger(&self, target: &Target<'_>) -> Result<(Way, Arc<Route>), Fault> {
         let host = &*target.host;
         if host.is_empty() {
             return Err(Fault::new(Reason::BadRequest, "the request names no host"));
         }
         if self.plan.unknown == Unknown::Deny {
-            return Err(Fault::new(
-                Reason::UnknownHost,
-                format!(
-                    "`{host}` names no route and no upstream, and unknown hosts are denied (outbound.unknown)"
-                ),
-            ));
+            return Err(Self::denied(host));
         }
         let port = target.port.unwrap_or(80);
         if let Ok(ip) = host.parse::<IpAddr>()
@@ -225,6 +261,12 @@ impl Local {
             return Err(Fault::new(
                 Reason::ConnectRefused,
                 "CONNECT is tunnelled over HTTP/1.1 only",
+            ));
+        }
+        if exchange.connection.original().is_some() {
+            return Err(Fault::new(
+                Reason::ConnectRefused,
+                "CONNECT on a connection that was on its way elsewhere",
             ));
         }
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
@@ -250,6 +292,7 @@ impl Local {
         body: Incoming,
     ) -> Result<Response<Body>, Fault> {
         exchange.trail.upstream = Some(cluster.upstream().name.clone());
+        exchange.trail.exactly = exchange.connection.original();
         let http2 = exchange.connection.is_http2();
         let body = exchange.body(body);
         let grpc = exchange.grpc;
@@ -320,7 +363,7 @@ impl Local {
             Way::Standing => capture.standing(exchange.head.uri.path()).await,
             Way::Tunnel(cluster) => {
                 exchange.trail.upstream = Some(cluster.upstream().name.clone());
-                let dialled = cluster.tunnel(None, &mut exchange.trail).await?;
+                let dialled = cluster.tunnel(&mut exchange.trail).await?;
                 if let Some(upgrade) = &mut exchange.upgrade {
                     upgrade.reaches(Far::socket(dialled.stream, dialled.proof, Bytes::new()));
                 }

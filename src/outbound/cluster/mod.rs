@@ -204,7 +204,12 @@ impl Cluster {
         let mut avoid = None;
         loop {
             call.trail.tries += 1;
-            let (endpoint, probe) = match self.choose(avoid.as_ref(), now) {
+            let exactly = call.trail.exactly.and_then(|own| self.endpoint_at(own));
+            let chosen = match exactly {
+                None => self.choose(avoid.as_ref(), now),
+                Some(endpoint) => Some((endpoint, None)),
+            };
+            let (endpoint, probe) = match chosen {
                 Some(chosen) => chosen,
                 None => {
                     let chosen = Box::pin(self.await_endpoint(call.deadline)).await?;

@@ -14,22 +14,19 @@ use crate::{
 const TRIES: u32 = 2;
 
 impl Cluster {
-    /// A connection to the endpoint at `exactly`, or to one that is chosen; where that takes none, to another.
+    /// A connection to the endpoint that is meant exactly, or to one that is chosen; where that takes none, to another.
     ///
     /// Its time to connect is what balancing knows of an endpoint, and whether it connects is what ejects one.
     /// Dropping the future gives everything back.
-    pub async fn tunnel(
-        self: &Rc<Self>,
-        exactly: Option<SocketAddr>,
-        trail: &mut Trail,
-    ) -> Result<Dialled, Fault> {
+    pub async fn tunnel(self: &Rc<Self>, trail: &mut Trail) -> Result<Dialled, Fault> {
         trail.upstream = Some(self.upstream.name.clone());
         self.upstream.budget.deposit(Instant::now());
         let mut avoid = None;
         loop {
             trail.tries += 1;
             let now = Instant::now();
-            let pinned = exactly.and_then(|address| self.endpoint_at(address));
+            let pinned = trail.exactly.and_then(|own| self.endpoint_at(own));
+            let exact = pinned.is_some();
             let (endpoint, probe) = match pinned {
                 Some(endpoint) => (endpoint, None),
                 None => match self.choose(avoid.as_ref(), now) {
@@ -54,8 +51,8 @@ impl Cluster {
             self.upstream.meter.undialled.inc();
             trail.unconnected += 1;
             seat.failed(&fault);
-            let another = exactly.is_none() && self.endpoints.borrow().len() > 1;
-            let again = another
+            let again = !exact
+                && self.endpoints.borrow().len() > 1
                 && trail.tries < TRIES
                 && fault.is_unprocessed()
                 && self.upstream.budget.withdraw(now);

@@ -46,7 +46,7 @@ impl Meters {
 }
 
 pub(super) enum Destination {
-    /// An upstream of the file by its place there: one of its endpoints, or exactly this one.
+    /// An upstream of the file by its place there: exactly this endpoint, where it is one, or any.
     Upstream {
         at: usize,
         cluster: Rc<Cluster>,
@@ -122,21 +122,17 @@ impl Local {
             let words = "the connection was for this sidecar itself";
             return Err(Fault::new(Reason::Loop, words).inside(original.to_string()));
         }
-        Ok(self
-            .by_address(original)
-            .unwrap_or(Destination::Address(original)))
+        Ok(match self.upstream_at(original) {
+            Some(at) => self.upstream(at, Some(original)),
+            None => Destination::Address(original),
+        })
     }
 
     /// The upstream that has this address: as an endpoint, or as one that is balanced.
-    pub(super) fn by_address(&self, address: SocketAddr) -> Option<Destination> {
+    pub(in crate::outbound) fn upstream_at(&self, address: SocketAddr) -> Option<usize> {
         let mut clusters = self.clusters().iter();
-        match clusters.position(|cluster| cluster.endpoint_at(address).is_some()) {
-            Some(at) => Some(self.upstream(at, Some(address))),
-            None => self
-                .plan()
-                .upstream_at(address)
-                .map(|at| self.upstream(at, None)),
-        }
+        let of_endpoint = clusters.position(|cluster| cluster.endpoint_at(address).is_some());
+        of_endpoint.or_else(|| self.plan().balanced_at(address))
     }
 
     fn upstream(&self, at: usize, exactly: Option<SocketAddr>) -> Destination {
@@ -189,11 +185,14 @@ impl Local {
     /// A connection to there.
     pub(super) async fn open(&self, to: &Destination) -> Result<Far, Unopened> {
         let mut trail = Trail::default();
-        let (cluster, exactly) = match to {
+        let cluster = match to {
             Destination::Upstream {
                 cluster, exactly, ..
-            } => (cluster, *exactly),
-            Destination::Stranger(cluster) => (cluster, None),
+            } => {
+                trail.exactly = *exactly;
+                cluster
+            }
+            Destination::Stranger(cluster) => cluster,
             Destination::Address(address) => return self.open_address(*address, trail).await,
             Destination::Unsaid => {
                 let words = "the connection does not say where it goes";
@@ -201,7 +200,7 @@ impl Local {
                 return Err(Unopened { fault, trail });
             }
         };
-        match cluster.tunnel(exactly, &mut trail).await {
+        match cluster.tunnel(&mut trail).await {
             Ok(dialled) => Ok(Far {
                 stream: dialled.stream,
                 trail,

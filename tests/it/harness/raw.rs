@@ -163,7 +163,15 @@ impl RawOrigin {
     pub fn start(
         script: impl Fn(&mut RawConnection) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        RawOrigin::at(([127, 0, 0, 1], 0).into(), script)
+    }
+
+    /// The same at an address of our choice.
+    pub fn at(
+        address: SocketAddr,
+        script: impl Fn(&mut RawConnection) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let kept = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
