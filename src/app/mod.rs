@@ -266,7 +266,10 @@ impl House {
                     metrics: self.security.clone(),
                 }),
                 &self.security,
-                &inbound::authorize::Home::new(config.service.trust_domain.as_str(), None),
+                &inbound::authorize::Home::new(
+                    config.service.trust_domain.as_str(),
+                    Some(self.store.clone()),
+                ),
                 &self.http,
                 &self.authorization,
             )?),

@@ -1,17 +1,17 @@
 //! A request's path from a peer to the application.
 //!
 //! The guard's verdict and hygiene first, then the target, whether this caller may ask for it, the caller's deadline,
-//! and the application: at most two tries, the second only where the first provably never reached it, or where an idempotent request met a pooled
-//! connection that was closing (RFC 9112 §9.3.1).
+//! and the application: at most two tries, the second only where the first provably never reached it, or where an
+//! idempotent request met a pooled connection that was closing (RFC 9112 §9.3.1).
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc};
+use std::{cell::RefCell, convert::Infallible, rc::Rc};
 
 use http::{Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
     Local, Protocol, Way,
-    authorize::{self, Caller, Gate, Policy, View},
+    authorize::{self, Asked, Gate, View},
     secure::Told,
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Handler for Stack {
         let (head, body) = request.into_parts();
         let mut exchange = Exchange::new(head, connection);
         let local = self.local();
-        let answered = match read(&local, &mut exchange) {
+        let answered = match read(&local, &self.gate, &mut exchange) {
             Ok(way) => forward(&way, &mut exchange, body).await,
             Err(fault) => Err(fault),
         };
@@ -81,7 +81,7 @@ impl Handler for Stack {
     }
 }
 
-fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
+fn read(local: &Local, gate: &Rc<Gate>, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
     let connection = exchange.connection.clone();
     passage::receive(exchange)?;
     let head = &mut exchange.head;
@@ -102,9 +102,18 @@ fn read(local: &Local, exchange: &mut Exchange) -> Result<Rc<Way>, Fault> {
                 Reason::PlaintextRefused,
                 "callers must prove who they are (inbound.tls is strict)",
             )),
-            (Some(policy), Some(way)) => admit(policy, &connection, way, head, &target),
+            (Some(policy), Some(way)) => {
+                let caller = way.caller(&connection);
+                authorize::admit(policy, &connection, &caller, &View::of(head, &target))
+            }
             _ => Ok(()),
         };
+        if let (Some(upgrade), Some(way)) = (&mut exchange.upgrade, &way)
+            && upgrade.wish().is_some()
+        {
+            let asked = Asked::new(&connection, way.app.port, &View::of(head, &target));
+            upgrade.ends_with(Box::pin(gate.clone().until_refused(asked)));
+        }
         let absolute = target.form == target::Form::Absolute;
         let host = (absolute || connection.is_http2())
             .then(|| passage::host(&target.authority()))
@@ -142,30 +151,6 @@ impl Way {
                 .iter()
                 .any(|path| path.as_str() == target.path)
     }
-}
-
-/// Whether this caller may ask for this, as it will be forwarded.
-fn admit(
-    policy: &Arc<Policy>,
-    connection: &Connection,
-    way: &Way,
-    head: &Parts,
-    target: &Target<'_>,
-) -> Result<(), Fault> {
-    let caller = Caller {
-        identity: connection.identity(),
-        ip: connection.peer().ip(),
-        port: way.app.port,
-    };
-    let view = View {
-        method: &head.method,
-        host: &target.host,
-        host_port: target.port,
-        path: &target.path,
-        ambiguous: target.is_ambiguous(),
-        headers: &head.headers,
-    };
-    authorize::admit(policy, connection, &caller, &view)
 }
 
 async fn forward(

@@ -139,12 +139,9 @@ impl Stack {
 }
 
 impl Way {
-    fn caller<'a>(&self, connection: &'a Connection) -> Caller<'a> {
-        Caller {
-            identity: connection.identity(),
-            ip: connection.peer().ip(),
-            port: self.app.port,
-        }
+    /// Who calls it, to its rules.
+    pub(super) fn caller<'a>(&self, connection: &'a Connection) -> Caller<'a> {
+        Caller::of(connection, self.app.port)
     }
 
     /// A connection to the application for bytes.

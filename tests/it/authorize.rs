@@ -2,8 +2,8 @@
 //! was judged.
 
 use crate::harness::{
-    Answer, Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Weft, grpc_call, own_address,
-    wait_until,
+    Answer, Call, Frame, H2Peer, Origin, RawClient, RawConnection, RawOrigin, Weft, grpc_call,
+    kind, own_address, wait_until,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -630,6 +630,86 @@ fn an_open_rule_file_may_change_under_load() {
     assert!(seen.iter().all(|status| matches!(status, 200 | 403)));
     let passed = seen.iter().filter(|status| **status == 200).count();
     assert_eq!(app.count(), passed, "what was refused never arrived");
+}
+
+// Upgrades
+
+/// Answers a request to speak `echo` as a server must, then says back what comes.
+fn echo(connection: &mut RawConnection) -> std::io::Result<()> {
+    connection.read_head()?;
+    connection.write(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
+    )?;
+    loop {
+        let byte = connection.read_exact(1)?;
+        connection.write(byte)?;
+    }
+}
+
+fn upgrading(app: &str, authorization: &str) -> String {
+    file(app, authorization).replace(", app:", ", upgrades: [echo], app:")
+}
+
+const UPGRADE: &str =
+    "GET /x/../chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+
+const EXTENDED: [(&str, &str); 5] = [
+    (":method", "CONNECT"),
+    (":protocol", "echo"),
+    (":scheme", "http"),
+    (":path", "/x/../chat"),
+    (":authority", "a"),
+];
+
+#[test]
+fn an_upgrade_is_a_get_that_is_judged_first() {
+    let app = RawOrigin::start(echo);
+    let denied = denies("[{ methods: [GET], path: { prefix: /chat } }]");
+    let weft = Weft::start(&upgrading(&app.address(), &denied));
+    assert_eq!(sent(&weft, UPGRADE).status, 403);
+    assert_eq!(sent(&weft, &UPGRADE.replace("/x/..", "/")).status, 400);
+    let mut client = H2Peer::connect(&weft.inbound(), &[]);
+    client.send(&Frame::headers(1, &EXTENDED, false));
+    let (_, head, _) = client.read_headers();
+    assert_eq!(head[0], (":status".to_owned(), "403".to_owned()));
+    assert_eq!(app.connections(), 0);
+}
+
+#[test]
+fn what_left_http_is_cut_when_the_rules_change_against_it() {
+    let app = RawOrigin::start(echo);
+    let open = upgrading(&app.address(), "{ default: allow }");
+    let mut weft = Weft::start(&open);
+    let mut http1 = RawClient::connect(&weft.inbound());
+    http1.send(UPGRADE);
+    http1.read_until(b"\r\n\r\n");
+    let mut http2 = H2Peer::connect(&weft.inbound(), &[]);
+    http2.send(&Frame::headers(1, &EXTENDED, false));
+    let (_, head, _) = http2.read_headers();
+    assert_eq!(head[0].1, "200");
+    let mut passes = || {
+        http1.send("x");
+        http2.send(&Frame::data(1, "y", false));
+        (http1.read_until(b"x"), http2.read_kind(kind::DATA).payload)
+    };
+    assert_eq!(passes(), (b"x".to_vec(), b"y".to_vec()));
+    // Rules for others change nothing for it.
+    weft.reload(&upgrading(
+        &app.address(),
+        &denies("[{ path: { prefix: /admin } }]"),
+    ));
+    weft.wait_for_metric("weft_config_reload_total", |count| count == 1.0);
+    assert_eq!(passes(), (b"x".to_vec(), b"y".to_vec()));
+    weft.reload(&upgrading(
+        &app.address(),
+        &denies("[{ path: { prefix: /chat } }]"),
+    ));
+    assert!(http1.is_closed_by_peer());
+    http2.read_kind(kind::RST_STREAM);
+    weft.wait_for_metric(
+        "weft_authorization_total{rule=\"the-rule\",action=\"deny\"}",
+        |count| count == 2.0,
+    );
 }
 
 // explain

@@ -13,7 +13,7 @@ mod tunnel;
 pub mod websocket;
 
 pub use settings::{Token, Upgrades};
-pub use tunnel::{Far, Tunnel};
+pub use tunnel::{Far, Tunnel, Ward};
 
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
@@ -36,6 +36,7 @@ pub struct Upgrade {
     held: bool,
     /// Where the bytes go, once that is agreed, and who hears how they ended.
     far: Option<(Far, Option<Box<dyn Source>>)>,
+    ward: Option<Ward>,
 }
 
 enum Ask {
@@ -193,6 +194,7 @@ impl Upgrade {
             ask,
             held,
             far: None,
+            ward: None,
         })
     }
 
@@ -227,6 +229,11 @@ impl Upgrade {
             ));
         }
         Ok(())
+    }
+
+    /// What comes of it is cut when `ward` is ready.
+    pub fn ends_with(&mut self, ward: Ward) {
+        self.ward = Some(ward);
     }
 
     /// A CONNECT has reached its target.
@@ -303,7 +310,7 @@ impl Upgrade {
             return response.body_mut().carry(exchange);
         };
         exchange.switched();
-        let tunnel = Tunnel::new(far, source, exchange);
+        let tunnel = Tunnel::new(far, source, exchange, self.ward);
         match self.ask {
             Ask::Protocol(Wish {
                 stream: Some(stream),

@@ -1,7 +1,7 @@
 //! What an exchange becomes once both sides have left HTTP: bytes both ways, until both have ended.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     rc::Rc,
@@ -62,10 +62,14 @@ impl Far {
     }
 }
 
+/// Ready when a tunnel may not go on, with the reason.
+pub type Ward = Pin<Box<dyn Future<Output = Fault>>>;
+
 /// A caller's and a callee's bytes. The record of the request that asked for it is spent when it ends.
 pub struct Tunnel {
     far: Far,
     exchange: Box<Exchange>,
+    ward: Option<Ward>,
     /// What the call holds at its endpoint, for as long as bytes may come.
     _source: Option<Box<dyn Source>>,
 }
@@ -80,15 +84,21 @@ pub enum Ending {
 }
 
 impl Tunnel {
-    pub(super) fn new(far: Far, source: Option<Box<dyn Source>>, exchange: Box<Exchange>) -> Self {
+    pub(super) fn new(
+        far: Far,
+        source: Option<Box<dyn Source>>,
+        exchange: Box<Exchange>,
+        ward: Option<Ward>,
+    ) -> Self {
         Tunnel {
             far,
             exchange,
+            ward,
             _source: source,
         }
     }
 
-    /// Relays until both sides have ended, one of them broke, or `cut` is ready.
+    /// Relays until both sides have ended, one of them broke, or `cut` or the tunnel's ward is ready.
     ///
     /// One side's end is passed on at once and the other way goes on. Dropping the future closes the far side.
     pub async fn run<N>(
@@ -110,6 +120,11 @@ impl Tunnel {
             poll_fn(|cx| {
                 let void = leash.as_ref().map(|leash| leash.poll(cx));
                 if let (Poll::Ready(fault), _) | (_, Some(Poll::Ready(fault))) = (cut(cx), void) {
+                    return Poll::Ready(Err(fault));
+                }
+                if let Some(Poll::Ready(fault)) =
+                    self.ward.as_mut().map(|ward| ward.as_mut().poll(cx))
+                {
                     return Poll::Ready(Err(fault));
                 }
                 relay.as_mut().poll(cx).map_err(|broken| fault(&broken))

@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
+use http::{HeaderMap, Method, request::Parts};
+
 use tokio::sync::Notify;
 
 use super::{Caller, Policy, Says, Standing, Verdict, View};
@@ -10,7 +12,7 @@ use crate::{
     http::{Connection, target::Target},
 };
 
-/// Where a worker's connections that are no HTTP ask. Requests ask the plan that they follow.
+/// Where a worker's connections ask that are no HTTP, or no longer. Requests ask the plan that they follow.
 #[derive(Default)]
 pub struct Gate {
     policy: RefCell<Option<Arc<Policy>>>,
@@ -48,20 +50,104 @@ impl Gate {
     ///
     /// A dropped future leaves nothing behind.
     pub async fn until_denied(&self, caller: &Caller<'_>) -> Fault {
+        self.until(|policy| {
+            let verdict = policy.connection(caller);
+            (!verdict.passes()).then(|| {
+                verdict.note(caller, None);
+                refusal(&verdict, caller)
+            })
+        })
+        .await
+    }
+
+    /// The same for what a request has become that has left HTTP: it asks no more, so it is asked for again.
+    pub async fn until_refused(self: Rc<Self>, asked: Asked) -> Fault {
+        let (caller, view) = (asked.caller(), asked.view());
+        self.until(|policy| {
+            let verdict = policy.request(&caller, &view);
+            (!verdict.passes()).then(|| {
+                verdict.note(&caller, Some(&view));
+                refusal(&verdict, &caller)
+            })
+        })
+        .await
+    }
+
+    async fn until(&self, judge: impl Fn(&Policy) -> Option<Fault>) -> Fault {
         loop {
             // Listens before it asks, so that no change falls between.
             let changed = self.changed.notified();
-            let denied = self.policy().and_then(|policy| {
-                let verdict = policy.connection(caller);
-                (!verdict.passes()).then(|| {
-                    verdict.note(caller, None);
-                    refusal(&verdict, caller)
-                })
-            });
-            match denied {
+            match self.policy().and_then(|policy| judge(&policy)) {
                 Some(fault) => return fault,
                 None => changed.await,
             }
+        }
+    }
+}
+
+/// A request that is remembered for as long as its connection belongs to it.
+pub struct Asked {
+    connection: Rc<Connection>,
+    port: u16,
+    method: Method,
+    host: Box<str>,
+    host_port: Option<u16>,
+    path: Box<str>,
+    ambiguous: bool,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    pub fn new(connection: &Rc<Connection>, port: u16, view: &View<'_>) -> Self {
+        Asked {
+            connection: connection.clone(),
+            port,
+            method: view.method.clone(),
+            host: view.host.into(),
+            host_port: view.host_port,
+            path: view.path.into(),
+            ambiguous: view.ambiguous,
+            headers: view.headers.clone(),
+        }
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller::of(&self.connection, self.port)
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            method: &self.method,
+            host: &self.host,
+            host_port: self.host_port,
+            path: &self.path,
+            ambiguous: self.ambiguous,
+            headers: &self.headers,
+        }
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// Who is at the other end of a connection that is for `port` of the application.
+    pub fn of(connection: &'a Connection, port: u16) -> Self {
+        Caller {
+            identity: connection.identity(),
+            ip: connection.peer().ip(),
+            port,
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// A request whose head has been through hygiene.
+    pub fn of(head: &'a Parts, target: &'a Target<'_>) -> Self {
+        View {
+            method: &head.method,
+            host: &target.host,
+            host_port: target.port,
+            path: &target.path,
+            ambiguous: target.is_ambiguous(),
+            headers: &head.headers,
         }
     }
 }
