@@ -3,6 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{
     File, print,
@@ -82,34 +83,53 @@ fn store(config: &Config) -> Result<String, String> {
         match outbox::Store::open(path, &options, outbox::Metrics::default()) {
             Ok(store) => {
                 let figures = store.figures();
+                let holders = store.holders().await;
                 store.close().await;
-                Ok(format!(
+                let mut told = format!(
                     "outbox {}: {} pending, {} in all, {} bytes\n",
                     path.display(),
                     figures.ledger[0].1,
                     figures.events,
                     figures.bytes
-                ))
+                );
+                let known = |name: &str| config.upstreams.keys().any(|key| key.as_str() == name);
+                for (name, _) in holders.unwrap_or_default() {
+                    if !known(&name) {
+                        told += &parked(&name);
+                    }
+                }
+                Ok(told)
             }
             // Beside a running sidecar of this very file the store is as it should be.
-            Err(OpenError::Held { holder, .. }) if is_own(config, path).await => Ok(format!(
-                "outbox {}: held by the sidecar that answers at {} ({holder})\n",
-                path.display(),
-                config.admin.listen
-            )),
+            Err(OpenError::Held { dir, holder }) => match own(config, path).await {
+                Some(page) => {
+                    let mut told = format!(
+                        "outbox {}: held by the sidecar that answers at {} ({holder})\n",
+                        path.display(),
+                        config.admin.listen
+                    );
+                    let names = page["parkedUpstreams"].as_array();
+                    let names = names.into_iter().flatten();
+                    told.extend(names.filter_map(Value::as_str).map(parked));
+                    Ok(told)
+                }
+                None => Err(OpenError::Held { dir, holder }.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         }
     });
     looked.map_err(|error| error.to_string())?
 }
 
-/// Whether the sidecar that this file is for runs, on this store.
-async fn is_own(config: &Config, path: &Path) -> bool {
+fn parked(upstream: &str) -> String {
+    format!("outbox: calls for `{upstream}` are parked: the file names no such upstream\n")
+}
+
+/// What the sidecar that this file is for says of its outbox, where it runs on this store.
+async fn own(config: &Config, path: &Path) -> Option<Value> {
     let sidecar = Sidecar {
         address: config.admin.listen.0,
     };
-    match sidecar.get("/outbox").await {
-        Ok(page) => page["path"].as_str() == path.to_str(),
-        Err(_) => false,
-    }
+    let page = sidecar.get("/outbox").await.ok()?;
+    (page["path"].as_str() == path.to_str()).then_some(page)
 }

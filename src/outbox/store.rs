@@ -306,6 +306,16 @@ impl Store {
         self.look(|desk| desk.recount()).await
     }
 
+    /// Upstreams that hold something, pending events or dead letters that wait, and how many.
+    pub async fn holders(&self) -> Result<Vec<(Arc<str>, u64)>, OutboxError> {
+        self.look(|desk| {
+            let shares = desk.tally.shares();
+            let held = shares.map(|(name, amount)| (name.clone(), amount.events));
+            Ok(held.filter(|(_, events)| *events > 0).collect())
+        })
+        .await
+    }
+
     pub fn figures(&self) -> Figures {
         self.shared.board.figures()
     }

@@ -622,6 +622,12 @@ upstreams:
     weft.wait_for_log("parked");
     let listed = &weft.admin_get("/outbox")["parkedUpstreams"];
     assert_eq!(listed, &serde_json::json!(["one"]));
+    weft.term();
+    weft.wait_until_gone();
+    let check = weft.run(&["check", "-c", "weft.yaml"]);
+    let told = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(told.contains("calls for `one` are parked"), "{told}");
+    weft.restart();
     weft.reload(&text("one", &first, "0s"));
     wait_for_state(&weft, &kept, "delivered");
     assert_eq!(first.requests()[0].text(), "for one");
