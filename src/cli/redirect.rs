@@ -95,6 +95,10 @@ impl Apply {
         };
         let (admin, metrics) = (config.admin.listen.port(), config.admin.metrics.port());
         let mut inbound_ports = vec![Ports::one(admin), Ports::one(metrics)];
+        // Ports of the application that have a listener of ours already.
+        let listeners = config.inbound.ports.values();
+        let listeners = listeners.flat_map(|port| port.listen.addresses());
+        inbound_ports.extend(listeners.map(|own| Ports::one(own.port())));
         inbound_ports.extend(&self.exclude_inbound_ports);
         Ok(Plan {
             sidecar: User(self.user),

@@ -132,6 +132,31 @@ fn what_two_applications_say_is_encrypted_between_their_pods() {
     }
 }
 
+/// An address says as much as a name: whose endpoint it is, and so who must be there.
+#[test]
+fn an_endpoint_that_is_called_by_its_address_proves_who_it_is() {
+    let mesh = Mesh::start();
+    let _applications = [mesh.server.at(8080), mesh.server.at_v6(8080)]
+        .map(|address| mesh.application(&address.to_string()));
+    for (address, upstream) in [
+        (mesh.server.at(8080), "payments"),
+        (mesh.server.at_v6(8080), "payments-v6"),
+    ] {
+        let answer = mesh
+            .client
+            .inside_as(APPLICATION, || Call::get("/").send(&address.to_string()));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let line = mesh
+            .web
+            .wait_for_access(|line| line["endpoint"] == address.to_string());
+        assert_eq!(line["upstream"], upstream);
+        let line = mesh
+            .payments
+            .wait_for_access(|line| line["endpoint"] == address.to_string());
+        assert_eq!(line["identity"], "spiffe://cluster.local/ns/shop/sa/web");
+    }
+}
+
 #[test]
 fn a_pod_calls_its_own_service_through_its_sidecar_twice() {
     let mesh = Mesh::start();

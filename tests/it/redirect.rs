@@ -134,21 +134,30 @@ fn the_ports_of_the_routing_file_are_taken() {
         Greeter::start(&server, "0.0.0.0:7006", "inbound"),
         Greeter::start(&server, "127.0.0.1:7001", "outbound"),
     ];
-    let _metrics = application(&server, 7020);
+    let _own = [application(&server, 7020), application(&server, 17000)];
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("weft.yaml");
-    let text = "version: weft/v1\ninbound: { listen: \"0.0.0.0:7006\" }\noutbound: { listen: \"127.0.0.1:7001\" }\n\
-                admin: { metrics: \"[::]:7020\" }\n";
+    let text = r#"
+        version: weft/v1
+        inbound: { listen: "0.0.0.0:7006", ports: { 9000: { listen: "0.0.0.0:17000" } } }
+        outbound: { listen: "127.0.0.1:7001" }
+        admin: { metrics: "[::]:7020" }
+    "#;
     std::fs::write(&file, text).expect("our own folder");
     server.redirect(&["apply", "-c", file.to_str().expect("UTF-8")]);
-    let (app, metrics) = (server.at(8080), server.at(7020));
-    says(client.hears(APPLICATION, app), "inbound", app);
-    says(client.hears(APPLICATION, metrics), "application", metrics);
-    says(
-        server.hears(APPLICATION, client.at(80)),
-        "outbound",
-        client.at(80),
-    );
+    for (port, name) in [
+        (8080, "inbound"),
+        (7020, "application"),
+        (17000, "application"),
+    ] {
+        says(
+            client.hears(APPLICATION, server.at(port)),
+            name,
+            server.at(port),
+        );
+    }
+    let address = client.at(80);
+    says(server.hears(APPLICATION, address), "outbound", address);
 }
 
 #[test]
