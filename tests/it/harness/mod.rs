@@ -12,6 +12,7 @@ mod origin;
 pub mod parts;
 mod raw;
 mod tls;
+mod tls_caller;
 mod weft;
 
 use std::{
@@ -25,6 +26,7 @@ pub use h2::{Frame, H2Peer, block, flag, grpc_call, grpc_message, grpc_status, k
 pub use origin::{Origin, Reply, Seen};
 pub use raw::{RawClient, RawConnection, RawOrigin};
 pub use tls::{Authority, IdentityFolder, Leaf, Wanted};
+pub use tls_caller::{TlsCaller, TlsConnection};
 pub use weft::{Failed, Weft};
 
 /// How long a condition may take before the test fails; a machine under load is slow, a broken one slower.
