@@ -221,6 +221,7 @@ impl Peer {
             }
         };
         if !self.gone.get() {
+            self.timed();
             self.http2.borrow_mut().push(Shared {
                 connection: connection.clone(),
                 proof,
@@ -260,6 +261,14 @@ impl Peer {
         }
     }
 
+    /// From the first connection that is kept: it may have to be let go of.
+    fn timed(self: &Rc<Self>) {
+        self.place.get_or_init(|| {
+            let weak: Weak<dyn Timed> = Rc::downgrade(self) as Weak<dyn Timed>;
+            self.tick.watch(weak)
+        });
+    }
+
     fn park(self: &Rc<Self>, connection: wire::Connection<Stream>, proof: Proof) {
         if self.gone.get()
             || self.keeping.idle.is_zero()
@@ -268,10 +277,7 @@ impl Peer {
         {
             return drop(connection);
         }
-        self.place.get_or_init(|| {
-            let weak: Weak<dyn Timed> = Rc::downgrade(self) as Weak<dyn Timed>;
-            self.tick.watch(weak)
-        });
+        self.timed();
         self.idle.borrow_mut().push(Idle {
             connection,
             proof,
@@ -293,6 +299,14 @@ impl Timed for Peer {
         if idle.is_empty() && idle.capacity() > 64 {
             idle.shrink_to_fit();
         }
+        // What runs on a connection whose peer lost our trust ends with it.
+        self.http2.borrow_mut().retain(|shared| {
+            let void = matches!(&shared.proof, Some(proof) if proof.standing() == Standing::Void);
+            if void {
+                shared.connection.abort();
+            }
+            !void
+        });
     }
 }
 

@@ -151,6 +151,7 @@ fn a_stream_that_nobody_reads_is_reset_alone() {
     let weft = started(&origin.address(), SHORT, ", protocol: http1");
     let mut client = H2Peer::connect(&weft.outbound(), &[]);
     client.send(&Frame::headers(1, &get("/long"), true));
+    client.read_headers();
     let reset = client.read_kind(kind::RST_STREAM);
     assert_eq!((reset.stream, reset.number(0)), (1, 8));
     client.send(&Frame::window(0, 1 << 20));
