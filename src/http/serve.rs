@@ -29,9 +29,12 @@ use super::{
     frames::Frames,
     guard::Guard,
     strand::Strand,
+    upgrade::Ending,
 };
-use crate::fault::{Fault, Reason};
-use crate::net::Stream;
+use crate::{
+    fault::{Fault, Reason},
+    net::{self, Stream},
+};
 
 /// What answers the requests of one direction.
 pub trait Handler: 'static {
@@ -262,7 +265,10 @@ async fn tunnel(connection: &Connection, mut guard: Guard<Stream>) {
         Order::Close(rule) => Poll::Ready(closed_by(rule)),
         _ => Poll::Pending,
     };
-    tunnel.run(&mut guard, cut).await;
+    net::be_patient(guard.get_mut().tcp());
+    if tunnel.run(&mut guard, cut).await == Ending::Abrupt {
+        net::reset(guard.get_mut().tcp());
+    }
 }
 
 #[cold]

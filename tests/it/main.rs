@@ -38,5 +38,6 @@ mod stream;
 mod tcp;
 mod tcp_redirected;
 mod timeout;
+mod tunnels;
 mod upgrade;
 mod websocket;

@@ -1,7 +1,10 @@
 //! Upgrades: nothing passes before the callee has switched to what was asked for; then bytes pass both ways until
 //! both sides have ended, over HTTP/1.1, over HTTP/2, and from each to the other.
 
-use std::{io::Read, net::TcpListener};
+use std::{
+    io::{ErrorKind, Read},
+    net::TcpListener,
+};
 
 use http::HeaderValue;
 use rustix::process::Signal;
@@ -453,6 +456,24 @@ fn a_route_that_retries_503_does_not_repeat_a_handshake() {
     assert_eq!(origin.connections(), 1);
 }
 
+#[test]
+fn what_breaks_off_does_not_look_like_an_end() {
+    let origin = RawOrigin::start(|connection| {
+        accept(connection)?;
+        connection.read_exact(1)?;
+        connection.reset();
+        Ok(())
+    });
+    let weft = to(&origin.address(), "");
+    let mut client = opened(&weft);
+    client.send("r");
+    let read = client.stream().read(&mut [0; 9]);
+    assert!(
+        matches!(&read, Err(error) if error.kind() == ErrorKind::ConnectionReset),
+        "{read:?}"
+    );
+}
+
 // From HTTP/2 to HTTP/1.1
 
 #[test]
@@ -800,14 +821,22 @@ fn leaving_waits_for_tunnels_and_cuts_them_at_the_end_of_grace() {
         origin.address()
     ));
     let mut client = opened(&weft);
+    let mut over_http2 = H2Peer::connect(&weft.outbound(), &[]);
+    over_http2.send(&Frame::headers(1, &extended("/2"), false));
+    over_http2.read_headers();
     weft.term();
     weft.wait_for_log("leaving");
     client.send("x");
     client.read_until(b"x");
+    over_http2.send(&Frame::data(1, "y", false));
+    assert_eq!(over_http2.read_kind(kind::DATA).payload, b"y");
     assert!(client.is_closed_by_peer());
+    assert_eq!(over_http2.read_kind(kind::RST_STREAM).stream, 1);
     assert!(weft.wait_for_exit().success());
-    let line = weft.wait_for_access(|line| line["path"] == "/chat");
-    assert_eq!(line["reason"], "draining");
+    for path in ["/chat", "/2"] {
+        let line = weft.wait_for_access(|line| line["path"] == path);
+        assert_eq!(line["reason"], "draining");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod tunnel;
 pub mod websocket;
 
 pub use settings::{Token, Upgrades};
-pub use tunnel::{Far, Tunnel, Ward};
+pub use tunnel::{Ending, Far, Tunnel, Ward};
 
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::tunnel::{Ending, Tunnel};
-use crate::http::strand::Strand;
+use crate::http::{Cut, strand::Strand};
 
 /// Waits until the caller has its 200, then runs the tunnel to its end.
 pub(super) async fn run(upgrade: OnUpgrade, strand: Option<Rc<Strand>>, tunnel: Tunnel) {
@@ -25,7 +25,8 @@ pub(super) async fn run(upgrade: OnUpgrade, strand: Option<Rc<Strand>>, tunnel: 
         strand,
         end: End::Open,
     };
-    let ending = tunnel.run(&mut near, |_| Poll::Pending).await;
+    let cut = Cut::new(tunnel.desk());
+    let ending = tunnel.run(&mut near, |cx| cut.poll(cx)).await;
     if ending == Ending::Abrupt
         && let Some(strand) = &near.strand
     {

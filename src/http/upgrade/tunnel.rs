@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::leash::Leash;
 use crate::{
     fault::{Fault, Reason},
-    http::{body::Source, credential::Proof, exchange::Exchange, h2, tick::Tick},
+    http::{Desk, body::Source, credential::Proof, exchange::Exchange, h2, tick::Tick},
     net::{self, Broken, Early, Side},
 };
 
@@ -51,6 +51,20 @@ impl Far {
             Far::Socket(socket) => Leash::new(&socket.proof, tick),
             // Its connection is shared, and ends as a whole.
             Far::Stream(_) => None,
+        }
+    }
+
+    /// A tunnel may stand still for as long as its sides like.
+    fn be_patient(&self) {
+        if let Far::Socket(socket) = self {
+            net::be_patient(socket.stream.tcp());
+        }
+    }
+
+    /// Closing it now says that it broke, as dropping a stream does that has not ended.
+    fn reset(&self) {
+        if let Far::Socket(socket) = self {
+            net::reset(socket.stream.tcp());
         }
     }
 
@@ -98,6 +112,10 @@ impl Tunnel {
         }
     }
 
+    pub(super) fn desk(&self) -> &Rc<Desk> {
+        self.exchange.connection.desk()
+    }
+
     /// Relays until both sides have ended, one of them broke, or `cut` or the tunnel's ward is ready.
     ///
     /// One side's end is passed on at once and the other way goes on. Dropping the future closes the far side.
@@ -110,7 +128,8 @@ impl Tunnel {
         N: AsyncRead + AsyncWrite + Unpin,
     {
         let tally = self.exchange.tally();
-        let leash = self.far.leash(&self.exchange.connection.desk().tick);
+        let leash = self.far.leash(&self.desk().tick);
+        self.far.be_patient();
         let ended = {
             let early = Early {
                 of_far: self.far.early(),
@@ -139,6 +158,7 @@ impl Tunnel {
                 Ending::InOrder
             }
             Err(fault) => {
+                self.far.reset();
                 self.exchange.failed(fault);
                 Ending::Abrupt
             }
