@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -130,16 +129,7 @@ impl Generation {
 
     /// False where peers with our bundles will not believe us: the root of our own certificate is not among them.
     pub fn trusts_itself(&self) -> bool {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        self.trust
-            .judge(
-                self.identity.chain(),
-                Role::Server,
-                UnixTime::since_unix_epoch(now),
-            )
-            .is_ok()
+        self.peer(Some(self.identity.chain()), Role::Server).is_ok()
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {
@@ -153,8 +143,9 @@ impl Generation {
         chain: Option<&[CertificateDer<'_>]>,
         role: Role,
     ) -> Result<Arc<Peer>, Untrusted> {
-        self.trust
-            .judge(chain.unwrap_or_default(), role, UnixTime::now())
+        let chain = chain.unwrap_or_default();
+        let (leaf, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
+        self.trust.judge(leaf, intermediates, role, UnixTime::now())
     }
 
     /// The configuration for calls to this workload.

@@ -201,6 +201,35 @@ async fn a_caller_that_is_not_believed_reads_an_alert() {
     assert_eq!(refused.word(), "unknown_trust_domain");
 }
 
+/// Whoever has copied a certificate has not its key.
+#[tokio::test]
+async fn a_certificate_without_its_key_proves_nothing() {
+    let (web, orders) = (store("web"), store("orders"));
+    let key = rustls::sign::CertifiedKey {
+        cert: orders.current().unwrap().identity().chain().to_vec(),
+        key: web.current().unwrap().identity().key().key.clone(),
+        ocsp: None,
+    };
+    let config = rustls::ServerConfig::builder_with_provider(super::provider::provider().clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(std::sync::Arc::new(rustls::sign::SingleCertAndKey::from(
+            key,
+        )));
+    let (ours, theirs) = pair().await;
+    let connector = Connector::mesh(&web, Expected::exactly(id("orders")));
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let (connected, _) = tokio::join!(connector.connect(ours, &[]), acceptor.accept(theirs));
+    assert!(
+        matches!(
+            connected,
+            Err(HandshakeError::Untrusted(Untrusted::Signature))
+        ),
+        "{connected:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_caller_that_shows_nothing_is_refused() {
     let orders = store("orders");

@@ -40,7 +40,7 @@ impl ClientCertVerifier for Callers {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.0
-            .judge(&whole(leaf, intermediates), Role::Client, now)
+            .judge(leaf, intermediates, Role::Client, now)
             .map_err(refusal)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -91,7 +91,7 @@ impl ServerCertVerifier for Callees {
     ) -> Result<ServerCertVerified, Error> {
         let peer = self
             .trust
-            .judge(&whole(leaf, intermediates), Role::Server, now)
+            .judge(leaf, intermediates, Role::Server, now)
             .map_err(refusal)?;
         self.expected.check(&peer).map_err(refusal)?;
         Ok(ServerCertVerified::assertion())
@@ -132,16 +132,6 @@ impl ServerCertVerifier for Callees {
     }
 }
 
-fn whole<'a>(
-    leaf: &CertificateDer<'a>,
-    intermediates: &[CertificateDer<'a>],
-) -> Vec<CertificateDer<'a>> {
-    std::iter::once(leaf)
-        .chain(intermediates)
-        .cloned()
-        .collect()
-}
-
 /// The refusal as rustls carries it: the alert that the peer reads is chosen by it.
 fn refusal(why: Untrusted) -> Error {
     match why {
@@ -150,6 +140,7 @@ fn refusal(why: Untrusted) -> Error {
         Untrusted::Revoked => CertificateError::Revoked,
         Untrusted::UnknownAuthority => CertificateError::UnknownIssuer,
         Untrusted::Purpose => CertificateError::InvalidPurpose,
+        Untrusted::Signature => CertificateError::BadSignature,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
     .into()
@@ -164,6 +155,7 @@ pub(super) fn refused(error: &Error) -> Option<Untrusted> {
         Error::InvalidCertificate(CertificateError::Revoked) => Untrusted::Revoked,
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => Untrusted::UnknownAuthority,
         Error::InvalidCertificate(CertificateError::InvalidPurpose) => Untrusted::Purpose,
+        Error::InvalidCertificate(CertificateError::BadSignature) => Untrusted::Signature,
         Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => {
             match other.downcast_ref::<Untrusted>() {
                 Some(why) => why.clone(),

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{News, SourceError, federated, read, take};
+use super::{Intake, LOOK, Lookout, News, SourceError, federated, read};
 use crate::tls::{
     bundles::{Bundles, Revocations},
     identity::Identity,
@@ -26,15 +26,13 @@ use crate::tls::{
 
 /// Files that are written one after the other settle within this time.
 const SETTLE: Duration = Duration::from_millis(100);
-const COMPARE: Duration = Duration::from_secs(10);
 
 /// Files that a store follows.
 pub(super) struct Watched {
     settings: Settings,
     files: Files,
     store: Store,
-    /// Digests of what was read last, good or bad: only something new is taken, and no key stays behind here.
-    seen: Vec<Option<[u8; 32]>>,
+    intake: Intake,
 }
 
 impl Watched {
@@ -44,7 +42,7 @@ impl Watched {
             settings: settings.clone(),
             files: files.clone(),
             store: store.clone(),
-            seen: Vec::new(),
+            intake: Intake::new(store, files.certificate.display().to_string()),
         };
         watched.look();
         watched
@@ -56,10 +54,12 @@ impl Watched {
         if let Err(error) = &watcher {
             tracing::warn!(%error, "the identity's files are not watched; they are compared every ten seconds");
         }
-        let mut compare = interval_at(Instant::now() + COMPARE, COMPARE);
+        let mut compare = interval_at(Instant::now() + LOOK, LOOK);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lookout = Lookout::default();
         // What changed between the first reading and the watch.
         self.look();
+        lookout.look(&self.store);
         loop {
             tokio::select! {
                 Some(()) = changes.recv() => {
@@ -69,48 +69,20 @@ impl Watched {
                 _ = compare.tick() => {}
             }
             self.look();
+            lookout.look(&self.store);
         }
     }
 
     /// Takes over what is new.
     fn look(&mut self) {
-        let seen: Vec<_> = self
-            .paths()
-            .map(|path| Some(Sha256::digest(std::fs::read(path).ok()?).into()))
-            .collect();
-        if seen == self.seen {
-            return;
+        let mut digest = Sha256::new();
+        for path in paths(&self.files, &self.settings) {
+            // A digest of each, so that no byte moves unseen from one file to the next. No key stays behind here.
+            digest.update(std::fs::read(path).map(Sha256::digest).unwrap_or_default());
         }
-        self.seen = seen;
-        take(
-            &self.store,
-            self.read(),
-            &self.files.certificate.display().to_string(),
-        );
-    }
-
-    fn read(&self) -> Result<News, SourceError> {
-        let (certificate, key) = (read(&self.files.certificate)?, read(&self.files.key)?);
-        let identity = Identity::from_pem(&certificate, &key, SystemTime::now())?;
-        let mut bundles = Bundles::default();
-        bundles.add_pem(identity.id().trust_domain(), &read(&self.files.roots)?)?;
-        federated(&self.settings.trust_bundles, &mut bundles)?;
-        let revocations = match &self.files.crl {
-            Some(file) => Revocations::from_pem(&read(file)?)?,
-            None => Revocations::default(),
-        };
-        Ok(News {
-            identity,
-            bundles,
-            revocations,
-        })
-    }
-
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        let own = [&self.files.certificate, &self.files.key, &self.files.roots];
-        own.into_iter()
-            .chain(&self.files.crl)
-            .chain(self.settings.trust_bundles.values())
+        let (files, settings) = (&self.files, &self.settings);
+        self.intake
+            .look(digest.finalize().into(), || news(files, settings));
     }
 
     fn watcher(&self, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
@@ -121,7 +93,9 @@ impl Watched {
                     let _ = changed.try_send(());
                 }
             })?;
-        let folders: BTreeSet<&Path> = self.paths().map(|path| folder(path)).collect();
+        let folders: BTreeSet<&Path> = paths(&self.files, &self.settings)
+            .map(|path| folder(path))
+            .collect();
         for folder in folders {
             watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
         }
@@ -129,8 +103,84 @@ impl Watched {
     }
 }
 
+fn news(files: &Files, settings: &Settings) -> Result<News, SourceError> {
+    let (certificate, key) = (read(&files.certificate)?, read(&files.key)?);
+    let identity = Identity::from_pem(&certificate, &key, SystemTime::now())?;
+    let mut bundles = Bundles::default();
+    bundles.add_pem(identity.id().trust_domain(), &read(&files.roots)?)?;
+    federated(&settings.trust_bundles, &mut bundles)?;
+    let revocations = match &files.crl {
+        Some(file) => Revocations::from_pem(&read(file)?)?,
+        None => Revocations::default(),
+    };
+    Ok(News {
+        identity,
+        bundles,
+        revocations,
+    })
+}
+
+fn paths<'a>(files: &'a Files, settings: &'a Settings) -> impl Iterator<Item = &'a PathBuf> {
+    let own = [&files.certificate, &files.key, &files.roots];
+    own.into_iter()
+        .chain(&files.crl)
+        .chain(settings.trust_bundles.values())
+}
+
 fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::tls::{
+        Metrics,
+        issue::workload,
+        tests::{DAY, ROOT, id},
+    };
+
+    #[test]
+    fn what_comes_too_early_is_taken_when_its_time_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let files = Files {
+            certificate: at("tls.crt"),
+            key: at("tls.key"),
+            roots: at("ca.crt"),
+            crl: None,
+        };
+        let settings = Settings {
+            files: Some(files.clone()),
+            workload_api: None,
+            trust_bundles: Default::default(),
+            cut_at_expiry: false,
+        };
+        // It counts a minute before it was made for.
+        let from = SystemTime::now() + Duration::from_secs(62);
+        let early = ROOT
+            .sign(workload(&[id("web").as_str()], from, DAY).unwrap())
+            .unwrap();
+        fs::write(&files.certificate, &early.certificate).unwrap();
+        fs::write(&files.key, &early.key).unwrap();
+        fs::write(&files.roots, ROOT.certificate()).unwrap();
+        let store = Store::new(Metrics::default());
+        let mut watched = Watched::new(&settings, &files, &store);
+        assert!(store.current().is_none());
+        let begun = std::time::Instant::now();
+        while store.current().is_none() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "it is never taken"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+            watched.look();
+        }
+        watched.look();
+        assert_eq!(store.number(), 1, "what is taken is not taken again");
+    }
 }

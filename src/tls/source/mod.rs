@@ -6,14 +6,19 @@
 mod files;
 mod workload_api;
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use tokio::task::JoinHandle;
 
 use super::{
     bundles::{BundleError, Bundles, Revocations},
     generation::{Generation, GenerationError},
-    identity::{Identity, IdentityError},
+    identity::{Identity, IdentityError, said},
     metrics::Rotation,
     settings::Settings,
     store::Store,
@@ -22,6 +27,9 @@ use crate::units::Hostname;
 
 pub use workload_api::ApiError;
 pub(super) use workload_api::fetch;
+
+/// How often a source looks by itself, told of nothing.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A source that is followed. Dropping it stops that; the store keeps what it has.
 #[derive(Debug)]
@@ -107,45 +115,111 @@ fn read(file: &PathBuf) -> Result<Vec<u8>, SourceError> {
     })
 }
 
-/// Takes the news over, or says loudly why not.
-fn take(store: &Store, news: Result<News, SourceError>, from: &str) -> Option<Arc<Generation>> {
-    let taken =
-        news.and_then(|news| Ok(store.put(news.identity, news.bundles, news.revocations)?));
-    match taken {
-        Ok(generation) => {
-            store.metrics().rotation(Rotation::Accepted);
-            told(&generation, from);
-            Some(generation)
+/// Where news goes: taken over, or refused loudly, and either only once.
+struct Intake {
+    store: Store,
+    /// Where it comes from, in words.
+    from: String,
+    /// A digest of what was looked at last, good or bad.
+    seen: Option<[u8; 32]>,
+    /// What was too early then counts from here on.
+    again: Option<SystemTime>,
+}
+
+impl Intake {
+    fn new(store: &Store, from: String) -> Self {
+        Intake {
+            store: store.clone(),
+            from,
+            seen: None,
+            again: None,
         }
-        Err(error) => {
-            store.metrics().rotation(Rotation::Refused);
-            let goes_on = match store.current() {
-                Some(last) => format!(
+    }
+
+    /// Looks at what has this digest, if that is new.
+    fn look(&mut self, digest: [u8; 32], read: impl FnOnce() -> Result<News, SourceError>) {
+        let due = self.again.is_some_and(|at| at <= SystemTime::now());
+        if self.seen == Some(digest) && !due {
+            return;
+        }
+        self.seen = Some(digest);
+        self.again = None;
+        let taken = read().and_then(|news| {
+            Ok(self
+                .store
+                .put(news.identity, news.bundles, news.revocations)?)
+        });
+        match taken {
+            Ok(generation) => {
+                self.store.metrics().rotation(Rotation::Accepted);
+                told(&generation, &self.from);
+            }
+            Err(error) => {
+                if let SourceError::Identity(IdentityError::NotYetValid { at, .. }) = &error {
+                    self.again = Some(*at);
+                }
+                self.refuse(&error);
+            }
+        }
+    }
+
+    fn refuse(&self, error: &SourceError) {
+        self.store.metrics().rotation(Rotation::Refused);
+        let goes_on = match self.store.current() {
+            Some(last) => {
+                format!(
                     "the last good identity goes on, until {}",
-                    super::identity::said(last.identity().not_after())
-                ),
-                None => "there is no identity".to_owned(),
-            };
-            tracing::error!(%from, "identity refused: {error}; {goes_on}");
-            None
-        }
+                    said(last.identity().not_after())
+                )
+            }
+            None => "there is no identity".to_owned(),
+        };
+        tracing::error!(from = %self.from, "identity refused: {error}; {goes_on}");
     }
 }
 
 fn told(generation: &Generation, from: &str) {
     let identity = generation.identity();
-    let until = super::identity::said(identity.not_after());
+    let until = said(identity.not_after());
     tracing::info!(%from, identity = %identity.id(), generation = generation.number(), %until, "identity taken over");
     if !generation.trusts_itself() {
         tracing::warn!(identity = %identity.id(), "our own certificate leads to none of our own roots: peers with these roots will refuse us");
     }
-    if generation
-        .revocations()
-        .next_update()
-        .is_some_and(|next| next < std::time::SystemTime::now())
-    {
-        tracing::error!(
-            "a revocation list is past its date: it keeps counting, and what was revoked since is not known"
-        );
+}
+
+/// Tells once of each generation what time has made of it.
+#[derive(Default)]
+struct Lookout {
+    generation: u64,
+    told_of_end: bool,
+    told_of_list: bool,
+}
+
+impl Lookout {
+    fn look(&mut self, store: &Store) {
+        let Some(generation) = store.last() else {
+            return;
+        };
+        if generation.number() != self.generation {
+            *self = Lookout {
+                generation: generation.number(),
+                ..Lookout::default()
+            };
+        }
+        let (identity, now) = (generation.identity(), SystemTime::now());
+        let ended = identity.not_after() < now;
+        if ended && !std::mem::replace(&mut self.told_of_end, true) {
+            let (id, at) = (identity.id(), said(identity.not_after()));
+            tracing::error!(identity = %id, %at, "our certificate has ended, and no new one came: nothing passes inside the mesh");
+        }
+        let old = generation
+            .revocations()
+            .next_update()
+            .is_some_and(|next| next < now);
+        if old && !std::mem::replace(&mut self.told_of_list, true) {
+            tracing::error!(
+                "a revocation list is past its date: what it revokes stays revoked, what was revoked since is not known"
+            );
+        }
     }
 }

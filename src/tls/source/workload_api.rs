@@ -18,11 +18,11 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkc
 use sha2::{Digest, Sha256};
 use tokio::{
     net::UnixStream,
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use x509_parser::parse_x509_certificate;
 
-use super::{News, SourceError, federated, take};
+use super::{Intake, LOOK, Lookout, News, SourceError, federated};
 use crate::tls::{
     bundles::{Bundles, Revocations},
     identity::{Identity, IdentityError},
@@ -45,8 +45,10 @@ pub(super) struct Followed {
     settings: Settings,
     socket: Socket,
     store: Store,
-    /// A digest of what was taken last: a reconnected agent says the same again, and that is no rotation.
-    seen: Option<[u8; 32]>,
+    /// What the agent said last; empty before that.
+    message: Bytes,
+    /// A reconnected agent says the same again, and that is no rotation.
+    intake: Intake,
 }
 
 /// Why a stream is over.
@@ -78,25 +80,23 @@ impl Followed {
             settings: settings.clone(),
             socket: socket.clone(),
             store: store.clone(),
-            seen: None,
+            message: Bytes::new(),
+            intake: Intake::new(store, socket.to_string()),
         }
     }
 
     pub async fn run(mut self) {
+        let store = self.store.clone();
+        tokio::select! {
+            () = self.follow() => {}
+            () = watch(&store) => {}
+        }
+    }
+
+    async fn follow(&mut self) {
         let mut wait = FIRST_WAIT;
         loop {
-            let error = match Messages::open(self.socket.path()).await {
-                Ok(mut messages) => loop {
-                    match messages.next().await {
-                        Ok(message) => {
-                            wait = FIRST_WAIT;
-                            self.look(&message);
-                        }
-                        Err(error) => break error,
-                    }
-                },
-                Err(error) => error,
-            };
+            let error = self.session(&mut wait).await;
             self.store.metrics().rotation(Rotation::Unavailable);
             tracing::warn!(socket = %self.socket, %error, again_ms = wait.as_millis() as u64, "the Workload API is asked again");
             // Between half and all of it, so that the workloads of a machine do not come back at once.
@@ -105,17 +105,51 @@ impl Followed {
         }
     }
 
-    fn look(&mut self, message: &Bytes) {
-        let digest = Sha256::digest(message).into();
-        if self.seen == Some(digest) {
+    /// One connection to its end, which is always an error.
+    async fn session(&mut self, wait: &mut Duration) -> ApiError {
+        let mut messages = match Messages::open(self.socket.path()).await {
+            Ok(messages) => messages,
+            Err(error) => return error,
+        };
+        let mut files = interval(LOOK);
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Ok(message) => {
+                        *wait = FIRST_WAIT;
+                        self.message = message;
+                    }
+                    Err(error) => return error,
+                },
+                // The files of `trustBundles` may have changed.
+                _ = files.tick() => {}
+            }
+            self.look();
+        }
+    }
+
+    /// Takes over what is new.
+    fn look(&mut self) {
+        if self.message.is_empty() {
             return;
         }
-        let news = Response::decode(message.clone())
-            .map_err(|error| SourceError::Api(error.into()))
-            .and_then(|response| news(response, &self.settings));
-        if take(&self.store, news, &self.socket.to_string()).is_some() {
-            self.seen = Some(digest);
+        let mut digest = Sha256::new_with_prefix(&self.message);
+        for file in self.settings.trust_bundles.values() {
+            digest.update(std::fs::read(file).unwrap_or_default());
         }
+        let (message, settings) = (&self.message, &self.settings);
+        self.intake.look(digest.finalize().into(), || {
+            let response = Response::decode(message.clone()).map_err(ApiError::from)?;
+            news(response, settings)
+        });
+    }
+}
+
+async fn watch(store: &Store) {
+    let mut lookout = Lookout::default();
+    loop {
+        lookout.look(store);
+        sleep(LOOK).await;
     }
 }
 
@@ -267,7 +301,7 @@ impl Messages {
         Ok(answer.into_body())
     }
 
-    /// The next message. Dropping the future may lose a part of it.
+    /// The next message. Dropping the future loses nothing.
     async fn next(&mut self) -> Result<Bytes, ApiError> {
         const PREFIX: usize = 5;
         loop {
