@@ -206,6 +206,20 @@ fn a_server_that_speaks_first_is_heard_encrypted_although_packets_are_lost() {
     assert!(!capture.holds("store for"));
 }
 
+/// IPv4 callers reach a lone IPv6 wildcard as `::ffff:10.66.0.1`; what they meant is an address of IPv4 all the same.
+#[test]
+fn a_lone_ipv6_listener_knows_where_ipv4_callers_meant_to_go() {
+    let (client, server) = Pod::pair();
+    server.redirect(&["apply"]);
+    let sidecar =
+        server.sidecar(r#"inbound: { listen: "[::]:15006", ports: { 7777: { protocol: tcp } } }"#);
+    let _application = Greeter::start(&server, &server.at(7777).to_string(), "application");
+    let heard = client.hears(APPLICATION, server.at(7777));
+    assert_eq!(heard, Ok(format!("application for {}", server.at(7777))));
+    let line = sidecar.wait_for_access(|line| line["direction"] == "inbound");
+    assert_eq!(line["original"], server.at(7777).to_string());
+}
+
 #[test]
 fn a_proxy_of_the_applications_own_is_left_alone() {
     let mesh = Mesh::start();
