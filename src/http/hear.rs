@@ -1,21 +1,24 @@
 //! The first word of a connection, and whose it is.
 //!
 //! The first byte of either side decides; silence decides nothing. Where the caller is silent for 150 ms, a connection
-//! to the callee opens so that it may speak first, and from then on both are listened to.
+//! to the callee may open so that it speaks first, and from then on both are listened to.
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::AsyncReadExt;
 
 use super::{
     connection::{Connection, Order},
     tcp::Far,
 };
-use crate::net::detect::{First, Kind};
+use crate::net::{
+    Stream,
+    detect::{First, Kind},
+};
 
-/// How long a caller may be silent before the callee may speak.
-const SILENCE: Duration = Duration::from_millis(150);
+/// How long a caller is silent, mostly, before the callee may speak.
+pub const SILENCE: Duration = Duration::from_millis(150);
 /// What is read of a callee that speaks first, before its bytes are relayed.
 const FIRST_WORDS: usize = 256;
 
@@ -37,20 +40,21 @@ pub struct Heard {
 
 /// Waits for the first word; none where the caller left before, or the connection's timers or orders closed it.
 ///
-/// `open` is asked once, and only after the silence. Where it opens nothing the caller alone is listened to.
+/// `open` is asked once, and only after `silence`. Where it opens nothing the caller alone is listened to.
 pub async fn hear(
     connection: &Rc<Connection>,
-    tcp: &TcpStream,
+    near: &mut Stream,
     mut first: First,
+    silence: Duration,
     open: impl AsyncFnOnce() -> Option<Far>,
 ) -> Option<Heard> {
     let _timed = connection.timed();
     let listen = async {
-        let told = match tokio::time::timeout(SILENCE, first.kind(tcp)).await {
+        let told = match tokio::time::timeout(silence, first.kind(near)).await {
             Ok(kind) => (kind.map(Word::Caller), None),
             Err(_) => match open().await {
-                None => (first.kind(tcp).await.map(Word::Caller), None),
-                Some(far) => either(connection, tcp, &mut first, far).await,
+                None => (first.kind(near).await.map(Word::Caller), None),
+                Some(far) => either(connection, near, &mut first, far).await,
             },
         };
         let (word, far) = told;
@@ -65,7 +69,7 @@ pub async fn hear(
 
 async fn either(
     connection: &Connection,
-    tcp: &TcpStream,
+    near: &mut Stream,
     first: &mut First,
     mut far: Far,
 ) -> (Option<Word>, Option<Far>) {
@@ -74,7 +78,7 @@ async fn either(
     let mut words = [0; FIRST_WORDS];
     let word = tokio::select! {
         biased;
-        kind = first.kind(tcp) => kind.map(Word::Caller),
+        kind = first.kind(near) => kind.map(Word::Caller),
         said = far.stream.read(&mut words) => {
             let said = said.unwrap_or(0);
             Some(Word::Callee(Bytes::copy_from_slice(&words[..said])))

@@ -45,7 +45,7 @@ pub use connection::{Connection, Desk, Door, Facts, Order};
 pub use credential::{Credential, Proof, Standing};
 pub use cut::Cut;
 pub use exchange::{Exchange, Trail};
-pub use hear::{Heard, Word, hear};
+pub use hear::{Heard, SILENCE, Word, hear};
 pub use meter::{ListenerMeter, Metrics, RouteMeter};
 pub use pulse::{Pace, Pulse};
 pub use serve::{Handler, Opening, Server};

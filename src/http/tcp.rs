@@ -17,8 +17,10 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::{
     connection::{Connection, Order},
+    credential::Proof,
     exchange::Trail,
     hear::Word,
+    upgrade::leash::Leash,
 };
 use crate::{
     fault::Fault,
@@ -229,6 +231,8 @@ impl End {
 /// The far end of a connection that is relayed.
 pub struct Far {
     pub stream: Stream,
+    /// What the callee proved; once it is void, nothing more may pass.
+    pub proof: Proof,
     /// How it was come by.
     pub trail: Trail,
 }
@@ -275,8 +279,10 @@ impl Passage {
     ) {
         let Far {
             stream: mut far,
+            proof,
             trail,
         } = far;
+        let leash = Leash::new(&proof, &self.connection.desk().tick);
         self.trail = trail;
         self.connection.relays(true);
         let _timed = self.connection.timed();
@@ -288,6 +294,9 @@ impl Passage {
             poll_fn(|cx| {
                 if let Order::Close(rule) = self.connection.order(cx) {
                     return Poll::Ready(End::Rule(rule));
+                }
+                if let Some(Poll::Ready(fault)) = leash.as_ref().map(|leash| leash.poll(cx)) {
+                    return Poll::Ready(End::Failed(fault));
                 }
                 if let Poll::Ready(fault) = until.as_mut().poll(cx) {
                     return Poll::Ready(End::Failed(fault));

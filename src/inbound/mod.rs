@@ -4,6 +4,7 @@
 //! nothing is balanced; a request that provably did not reach it is sent once more.
 
 pub mod authorize;
+mod habits;
 mod secure;
 mod settings;
 mod stack;

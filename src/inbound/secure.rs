@@ -16,9 +16,9 @@ use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::net::TcpStream;
 
-use super::{Protocol, Stack, TlsMode, tcp::Speech, way::Way};
+use super::{Protocol, Stack, TlsMode, habits::Habit, tcp::Speech, way::Way};
 use crate::{
-    http::{Connection, Credential, Opening, Word, hear, tcp::Detected, tick::Ticks},
+    http::{Connection, Credential, Opening, SILENCE, Word, hear, tcp::Detected, tick::Ticks},
     net::{
         Early, Stream,
         client_hello::ClientHello,
@@ -125,13 +125,16 @@ impl Stack {
         let local = self.local();
         let way = local.way(connection)?;
         let strict = way.app.tls == TlsMode::Strict;
-        let may_open = !strict && way.speech() == Speech::Bytes;
+        let silence = self.habits.silence(connection);
+        let may_open = !strict && way.speech() == Speech::Bytes && silence.is_some();
         let open = async || match may_open {
             true => self.open(&way, connection).await.ok(),
             false => None,
         };
         let first = First::of(detect::Caller::Stranger);
-        let Some(heard) = hear(connection, &tcp, first, open).await else {
+        let mut near = Stream::from(tcp);
+        let silence = silence.unwrap_or(SILENCE);
+        let Some(heard) = hear(connection, &mut near, first, silence, open).await else {
             connection.meter().detected(Detected::None);
             return None;
         };
@@ -140,6 +143,7 @@ impl Stack {
             && is_for_us(hello, way.app.protocol)
         {
             drop(heard.far);
+            let (tcp, _) = near.into_tcp().ok()?;
             return self.shake(tcp, &heard.read, connection, &trust).await;
         }
         if strict {
@@ -151,17 +155,18 @@ impl Stack {
                 return None;
             }
             connection.is_only_for_probes();
-            return Some((tcp.into(), Opening::Http1(heard.read)));
+            return Some((near, Opening::Http1(heard.read)));
         }
         way.app.plaintext.served.inc();
+        self.habits.spoke(connection, Habit::Plain);
         match heard.word {
             Word::Caller(Kind::Http1) if way.speech() != Speech::Bytes => {
                 connection.meter().detected(detected);
-                Some((tcp.into(), Opening::Http1(heard.read)))
+                Some((near, Opening::Http1(heard.read)))
             }
             Word::Caller(Kind::Http2) if way.speech() != Speech::Bytes => {
                 connection.meter().detected(detected);
-                Some((tcp.into(), Opening::Http2(heard.read)))
+                Some((near, Opening::Http2(heard.read)))
             }
             word => {
                 let early = Early {
@@ -171,7 +176,7 @@ impl Stack {
                         Word::Caller(_) => Bytes::new(),
                     },
                 };
-                self.relay(connection, tcp.into(), detected, early, heard.far)
+                self.relay(connection, near, detected, early, heard.far)
                     .await;
                 None
             }
@@ -213,6 +218,7 @@ impl Stack {
             }
         };
         metrics.handshake(tls::Direction::Inbound, None);
+        self.habits.spoke(connection, Habit::Mesh);
         let calls = trust.metrics.caller(&accepted.peer.id);
         let credential = Credential::new(accepted.peer, &trust.store).counted(calls);
         connection.proves(Rc::new(credential));
@@ -220,11 +226,7 @@ impl Stack {
         match accepted.alpn {
             Some(Alpn::Http2 | Alpn::ForeignHttp2) => Some((stream, Opening::Http2(Bytes::new()))),
             Some(Alpn::Http1 | Alpn::ForeignHttp1) => Some((stream, Opening::Http1(Bytes::new()))),
-            Some(Alpn::Tcp) => {
-                self.relay(connection, stream, Detected::Tls, Early::default(), None)
-                    .await;
-                None
-            }
+            Some(Alpn::Tcp) => self.tell_mesh(stream, connection).await,
             None => Some((stream, Opening::Unknown)),
         }
     }

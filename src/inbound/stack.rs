@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::{
     Local, Protocol, Way,
     authorize::{self, Asked, Gate, View},
+    habits::Habits,
     secure::Told,
 };
 use crate::{
@@ -34,6 +35,7 @@ pub struct Stack {
     local: RefCell<Rc<Local>>,
     gate: Rc<Gate>,
     pub(super) told: Told,
+    pub(super) habits: Habits,
 }
 
 impl Stack {
@@ -42,6 +44,7 @@ impl Stack {
             local: RefCell::new(local.clone()),
             gate: Rc::default(),
             told: Told::default(),
+            habits: Habits::default(),
         });
         stack.follow(local);
         stack

@@ -12,7 +12,7 @@ use super::{Protocol, Stack, Way, authorize::Caller, way::CONNECT};
 use crate::{
     fault::Fault,
     http::{
-        Connection, Opening, Trail, Word,
+        Connection, Opening, SILENCE, Trail, Word,
         dialer::unconnected,
         hear,
         tcp::{Detected, Far, Passage},
@@ -65,17 +65,36 @@ impl Stack {
                 .await;
                 None
             }
-            Speech::Any => Box::pin(self.listen(tcp, connection)).await,
+            Speech::Any => Box::pin(self.listen(tcp.into(), connection)).await,
+        }
+    }
+
+    /// Bytes that a verified peer sends as such: on a port that may speak HTTP they are looked at all the same, or a
+    /// peer could bring requests past the port's rules, and forged names of itself with them.
+    pub(super) async fn tell_mesh(
+        &self,
+        near: Stream,
+        connection: &Rc<Connection>,
+    ) -> Option<(Stream, Opening)> {
+        match self.local().way(connection)?.speech() {
+            Speech::Http => Some((near, Opening::Unknown)),
+            Speech::Any => self.listen(near, connection).await,
+            Speech::Bytes => {
+                self.relay(connection, near, Detected::Opaque, Early::default(), None)
+                    .await;
+                None
+            }
         }
     }
 
     async fn listen(
         &self,
-        tcp: TcpStream,
+        mut near: Stream,
         connection: &Rc<Connection>,
     ) -> Option<(Stream, Opening)> {
         let first = First::of(detect::Caller::Stranger);
-        let Some(heard) = hear(connection, &tcp, first, async || None).await else {
+        let nothing = async || None;
+        let Some(heard) = hear(connection, &mut near, first, SILENCE, nothing).await else {
             connection.meter().detected(Detected::None);
             return None;
         };
@@ -83,19 +102,18 @@ impl Stack {
         match heard.word {
             Word::Caller(Kind::Http1) => {
                 connection.meter().detected(detected);
-                Some((tcp.into(), Opening::Http1(heard.read)))
+                Some((near, Opening::Http1(heard.read)))
             }
             Word::Caller(Kind::Http2) => {
                 connection.meter().detected(detected);
-                Some((tcp.into(), Opening::Http2(heard.read)))
+                Some((near, Opening::Http2(heard.read)))
             }
             _ => {
                 let early = Early {
                     of_near: heard.read,
                     ..Early::default()
                 };
-                self.relay(connection, tcp.into(), detected, early, None)
-                    .await;
+                self.relay(connection, near, detected, early, None).await;
                 None
             }
         }
@@ -159,6 +177,7 @@ impl Way {
         };
         Ok(Far {
             stream: tcp.into(),
+            proof: None,
             trail,
         })
     }

@@ -3,12 +3,13 @@
 //! Silence decides nothing: where no byte has come there is no verdict, and what else may happen meanwhile is the
 //! flow's affair. The bytes that were read are handed on, none is lost.
 
-use std::io;
-
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
-use super::client_hello::{self, ClientHello};
+use super::{
+    Stream,
+    client_hello::{self, ClientHello},
+};
 
 /// The client preface of HTTP/2 (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -167,17 +168,14 @@ impl First {
     /// What the caller speaks; none when it has ended or broken before that was clear. Waits for ever.
     ///
     /// At most 16 KiB are read. Dropping the future loses nothing: the next call goes on.
-    pub async fn kind(&mut self, stream: &TcpStream) -> Option<Kind> {
+    pub async fn kind(&mut self, stream: &mut Stream) -> Option<Kind> {
         loop {
             stream.readable().await.ok()?;
             // Reserved only now, so that a silent connection holds no buffer.
             self.bytes.reserve(4096);
-            match stream.try_read_buf(&mut self.bytes) {
+            if stream.read_buf(&mut self.bytes).await.ok()? == 0 {
                 // What ends in the middle of a word is no HTTP and no TLS.
-                Ok(0) => return (!self.bytes.is_empty()).then_some(Kind::Other),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return None,
+                return (!self.bytes.is_empty()).then_some(Kind::Other);
             }
             if let Some(kind) = judge(&self.bytes, self.caller) {
                 return Some(kind);

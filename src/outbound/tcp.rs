@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{Local, Stack};
 use crate::{
     http::{
-        Connection, Heard, Opening, Word, hear,
+        Connection, Heard, Opening, SILENCE, Word, hear,
         tcp::{Detected, Passage},
     },
     net::{
@@ -36,7 +36,7 @@ impl Stack {
                     Box::pin(local.relay_opaque(destination, connection, tcp.into())).await;
                     None
                 }
-                Speech::Any => Box::pin(local.listen(destination, tcp, connection)).await,
+                Speech::Any => Box::pin(local.listen(destination, tcp.into(), connection)).await,
             },
             Err(fault) => {
                 let meter = &local.plan().tcp.none;
@@ -59,7 +59,7 @@ impl Local {
     async fn listen(
         &self,
         to: Destination,
-        tcp: TcpStream,
+        mut near: Stream,
         connection: &Rc<Connection>,
     ) -> Option<(Stream, Opening)> {
         // Only a redirected connection has somewhere to go that is not its own to say.
@@ -71,7 +71,8 @@ impl Local {
             Destination::Unsaid => None,
             to => self.open(to).await.ok(),
         };
-        let Some(heard) = hear(connection, &tcp, First::of(caller), open).await else {
+        let Some(heard) = hear(connection, &mut near, First::of(caller), SILENCE, open).await
+        else {
             connection.meter().detected(Detected::None);
             return None;
         };
@@ -81,16 +82,16 @@ impl Local {
             Word::Caller(Kind::Http1)
                 if connection.original().is_none() || !leaves_by_a_proxy(&read) =>
             {
-                return Some((tcp.into(), Opening::Http1(read)));
+                return Some((near, Opening::Http1(read)));
             }
-            Word::Caller(Kind::Http2) => return Some((tcp.into(), Opening::Http2(read))),
+            Word::Caller(Kind::Http2) => return Some((near, Opening::Http2(read))),
             // Bytes that cannot say where they go are answered by HTTP's rules.
             Word::Caller(Kind::Postgres | Kind::Other) if matches!(to, Destination::Unsaid) => {
-                return Some((tcp.into(), Opening::Http1(read)));
+                return Some((near, Opening::Http1(read)));
             }
             _ => {}
         }
-        self.relay_heard(to, connection, tcp.into(), Heard { word, read, far })
+        self.relay_heard(to, connection, near, Heard { word, read, far })
             .await;
         None
     }

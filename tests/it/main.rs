@@ -36,6 +36,7 @@ mod sse;
 mod store;
 mod stream;
 mod tcp;
+mod tcp_mtls;
 mod tcp_redirected;
 mod timeout;
 mod tunnels;

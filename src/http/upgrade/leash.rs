@@ -1,4 +1,4 @@
-//! Ends a tunnel once what its callee proved is void: nothing else asks a connection that stays open.
+//! Ends a tunnel, or a relay, once what its callee proved is void: nothing else asks a connection that stays open.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-pub(super) struct Leash {
+pub(in crate::http) struct Leash {
     credential: Rc<Credential>,
     void: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
@@ -23,7 +23,7 @@ pub(super) struct Leash {
 
 impl Leash {
     /// None where the callee proved nothing.
-    pub(super) fn new(proof: &Proof, tick: &Rc<Tick>) -> Option<Rc<Self>> {
+    pub(in crate::http) fn new(proof: &Proof, tick: &Rc<Tick>) -> Option<Rc<Self>> {
         let leash = Rc::new(Leash {
             credential: proof.clone()?,
             void: Cell::new(None),
@@ -36,7 +36,7 @@ impl Leash {
     }
 
     /// Ready once it is over; the task is woken then.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Fault> {
+    pub(in crate::http) fn poll(&self, cx: &Context<'_>) -> Poll<Fault> {
         if let Some(rule) = self.void.get() {
             let words = "what the endpoint proved does not hold any more";
             return Poll::Ready(Fault::new(Reason::Reset, words).inside(rule));

@@ -6,7 +6,7 @@
 //! passed over.
 
 pub mod ask;
-mod leash;
+pub(super) mod leash;
 mod near;
 mod settings;
 mod tunnel;
