@@ -176,7 +176,7 @@ fn a_lost_first_packet_makes_no_greeting_in_plaintext() {
         let heard = client.hears(APPLICATION, server.at(3306));
         assert_eq!(heard, Ok(format!("application for {}", server.at(3306))));
     }
-    let lost = server.prints("nft", &["list", "ruleset"]);
+    let lost = server.prints("nft", &["list", "table", "inet", "lose"]);
     assert!(!lost.contains("packets 0"), "nothing was lost: {lost}");
     assert!(wire.size() > 3000, "{}", wire.size());
     assert!(!wire.holds("application for"), "in plaintext on the wire");
