@@ -79,6 +79,8 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_identity_lifetime_seconds", "gauge", ""),
     ("weft_identity_crl_update_seconds", "gauge", ""),
     ("weft_identity_rotations_total", "counter", "result"),
+    ("weft_identity_requests_total", "counter", "identity"),
+    ("weft_plaintext_connections_total", "counter", "port result"),
     (
         "weft_tls_handshakes_total",
         "counter",
@@ -108,7 +110,7 @@ fn scrape() -> String {
     let mut weft = Weft::start(&format!(
         r#"
         identity: {}
-        inbound: {{ listen: "127.0.0.1:0", authorization: {{ default: allow }} }}
+        inbound: {{ listen: "127.0.0.1:0", app: "{}", authorization: {{ default: allow }} }}
         outbound:
           listen: "127.0.0.1:0"
           unknown: deny
@@ -123,6 +125,7 @@ fn scrape() -> String {
           meshed: {{ endpoints: {{ static: ["{}"] }}, tls: mesh }}
         "#,
         identity.yaml_with_revocations(),
+        origin.address(),
         origin.address(),
         origin.port(),
         origin.address(),
@@ -141,6 +144,13 @@ fn scrape() -> String {
         .header("connection", "upgrade")
         .header("upgrade", "nobody")
         .send(&weft.outbound());
+    let caller = Weft::start(&format!(
+        "identity: {}\nupstreams: {{ other: {{ endpoints: {{ static: [\"{}\"] }}, tls: mesh }} }}",
+        identity.yaml(),
+        weft.inbound()
+    ));
+    let called = Call::get("/").host("other").send(&caller.outbound());
+    assert_eq!(called.status, 200, "{}", called.text());
     let relayed = RawClient::connect(&weft.upstream("bytes"));
     drop(relayed);
     weft.wait_for_metric("weft_tcp_closed_total", |count| count == 1.0);
