@@ -60,6 +60,25 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     if lint.is_whole(&at) {
         reach(lint, &at, said);
     }
+    if lint.config.identity.is_none() {
+        nobody_known(lint, &rules, said);
+    }
+}
+
+/// Without an identity of our own there are no handshakes, and no caller has one either.
+fn nobody_known(lint: &mut Lint<'_>, rules: &Steps, said: &Authorization) {
+    let by_identity = |from: &CallerMatch| {
+        from.identity.is_some() || from.trust_domain.is_some() || from.namespace.is_some()
+    };
+    let mut entries = said.rules.iter().enumerate().flat_map(|(rule, said)| {
+        let from = said.from.iter().enumerate();
+        from.map(move |(nth, from)| (rule, nth, from))
+    });
+    if let Some((rule, nth, _)) = entries.find(|(.., from)| by_identity(from)) {
+        let at = rules.index(rule).key("from").index(nth);
+        let words = "holds for nobody: without `identity` no caller proves who it is";
+        lint.warning(&at, words);
+    }
 }
 
 /// Whether anyone may call at all.

@@ -4,7 +4,9 @@ use super::told;
 
 /// What is told of an `authorization:` block, places left out.
 fn of(authorization: &str) -> String {
-    let mut text = String::from("inbound:\n  authorization:\n");
+    let mut text = String::from(
+        "identity: { workloadApi: \"unix:///run/agent.sock\" }\ninbound:\n  authorization:\n",
+    );
     for line in authorization.trim_matches('\n').lines() {
         text += &format!("    {line}\n");
     }
@@ -35,7 +37,7 @@ rules:
 fn an_allow_rule_under_default_allow_keeps_nobody_out() {
     assert_eq!(
         of("default: allow\nrules: [{ name: r, action: allow }]"),
-        "4:32: inbound.authorization.rules[0].action: allows what `default: allow` allows anyway: the rule keeps nobody out \
+        "5:32: inbound.authorization.rules[0].action: allows what `default: allow` allows anyway: the rule keeps nobody out \
          [set `default: deny` beside `rules`, or make it a deny rule]\n"
     );
 }
@@ -166,10 +168,19 @@ fn what_holds_for_more_or_less_than_it_seems_is_a_warning() {
 fn names_of_rules_are_their_own() {
     let words = rule("{ name: all, action: deny }");
     assert!(
-        words.contains("a second rule named `all`; the first is in line 5"),
+        words.contains("a second rule named `all`; the first is in line 6"),
         "{words}"
     );
     assert!(rule("{ name: default, action: deny }").contains("choose another name"));
     assert!(rule("{ action: deny }").contains("`name`"));
     assert!(rule("{ name: r }").contains("`action`"));
+}
+
+#[test]
+fn without_an_identity_nobody_has_one() {
+    let words = told(
+        "inbound: { authorization: { rules: [{ name: r, action: allow, from: [{ ip: 10.0.0.0/8 }, { namespace: shop }] }] } }",
+    );
+    assert!(words.contains("from[1]: holds for nobody"), "{words}");
+    assert_eq!(words.lines().count(), 1, "{words}");
 }
