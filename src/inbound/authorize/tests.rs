@@ -63,7 +63,7 @@ impl Asked {
         self
     }
 
-    fn to_port(mut self, port: u16) -> Self {
+    fn on_port(mut self, port: u16) -> Self {
         self.port = port;
         self
     }
@@ -555,7 +555,7 @@ fn asked() -> impl Strategy<Value = Asked> {
         any::<bool>(),
     )
         .prop_map(|(identity, ip, port, method, host, path, header)| {
-            let asked = Asked::new(method, host, path).from(ip).to_port(port);
+            let asked = Asked::new(method, host, path).from(ip).on_port(port);
             let asked = match identity {
                 Some(identity) => asked.by(identity),
                 None => asked,
