@@ -186,17 +186,24 @@ fn nothing_passes_before_the_callee_has_switched() {
     assert!(client.is_quiet());
 }
 
+/// Read as HTTP, what the caller sends would end its connection.
 #[test]
 fn what_came_early_on_either_side_is_not_lost() {
     let origin = RawOrigin::start(|connection| {
         connection.read_head()?;
         connection.write([SWITCH, "server first"].concat())?;
-        connection.read_until(b"client first")?;
+        connection.read_until(b"\x16\x03\r\n\r\nGET / HTTP/1.1\n\n")?;
         connection.write("both")
     });
     let weft = to(&origin.address(), "");
     let mut client = RawClient::connect(&weft.outbound());
-    client.send([handshake().as_bytes(), b"client first"].concat());
+    client.send(
+        [
+            handshake().as_bytes(),
+            b"\x16\x03\r\n\r\nGET / HTTP/1.1\n\n",
+        ]
+        .concat(),
+    );
     client.read_until(b"\r\n\r\n");
     client.read_until(b"server firstboth");
 }
