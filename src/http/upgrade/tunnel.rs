@@ -137,14 +137,17 @@ impl Tunnel {
             };
             let mut relay = pin!(net::relay(near, &mut self.far, early, &tally));
             poll_fn(|cx| {
-                let void = leash.as_ref().map(|leash| leash.poll(cx));
-                if let (Poll::Ready(fault), _) | (_, Some(Poll::Ready(fault))) = (cut(cx), void) {
-                    return Poll::Ready(Err(fault));
-                }
-                if let Some(Poll::Ready(fault)) =
-                    self.ward.as_mut().map(|ward| ward.as_mut().poll(cx))
-                {
-                    return Poll::Ready(Err(fault));
+                let ward = &mut self.ward;
+                let ends = [
+                    cut(cx),
+                    leash.as_ref().map_or(Poll::Pending, |leash| leash.poll(cx)),
+                    ward.as_mut()
+                        .map_or(Poll::Pending, |ward| ward.as_mut().poll(cx)),
+                ];
+                for end in ends {
+                    if let Poll::Ready(fault) = end {
+                        return Poll::Ready(Err(fault));
+                    }
                 }
                 relay.as_mut().poll(cx).map_err(|broken| fault(&broken))
             })
