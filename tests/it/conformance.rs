@@ -1,7 +1,8 @@
-//! Suites that no one here wrote: h2spec against our HTTP/2, gRPC's own interop cases through two sidecars.
+//! Suites that no one here wrote: h2spec against our HTTP/2, gRPC's own interop cases through two sidecars with mutual
+//! TLS.
 
 use crate::harness::{
-    Origin, Reply, Weft,
+    Authority, IdentityFolder, Origin, Reply, Weft,
     parts::{self, GrpcInteropServer},
 };
 
@@ -35,13 +36,28 @@ fn h2spec_finds_what_the_docs_explain() {
 
 fn interop_over(protocol: &str) {
     let server = GrpcInteropServer::start();
+    let authority = Authority::new("cluster.local");
+    let identity = |name| IdentityFolder::new(&authority.leaf(name), authority.root());
+    let (ours, theirs) = (identity("web"), identity("app"));
     let app = Weft::start(&format!(
-        "inbound: {{ listen: \"127.0.0.1:0\", app: \"{}\" }}",
+        "
+         identity: {}
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{}\", tls: {{ mode: strict }} }}",
+        theirs.yaml(),
         server.address()
     ));
     let caller = Weft::start(&format!(
-        "upstreams: {{ app: {{ endpoints: {{ static: [\"{}\"] }}, listen: \"127.0.0.1:0\", protocol: {protocol} }} }}",
-        app.inbound()
+        "
+         identity: {}
+         upstreams:
+           app:
+             endpoints: {{ static: [\"{}\"] }}
+             listen: \"127.0.0.1:0\"
+             protocol: {protocol}
+             identity: \"{}\"",
+        ours.yaml(),
+        app.inbound(),
+        authority.id("app"),
     ));
     let failed = parts::grpc_interop(&caller.upstream("app"));
     assert!(failed.is_empty(), "{failed:#?}");

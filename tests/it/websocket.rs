@@ -1,8 +1,8 @@
-//! WebSocket's real clients and servers through two sidecars, over either HTTP between them; a browser; and all of
-//! Autobahn's cases, which must find nothing that they do not find without us.
+//! WebSocket's real clients and servers through two sidecars with mutual TLS, over either HTTP between them; a browser;
+//! and all of Autobahn's cases, which must find nothing that they do not find without us.
 
 use crate::harness::{
-    RawOrigin, Weft,
+    Authority, IdentityFolder, RawOrigin, Weft,
     parts::{self, Browser, WebSocketServer},
     wait_for,
 };
@@ -11,22 +11,44 @@ use crate::harness::{
 struct Pair {
     caller: Weft,
     app: Weft,
+    _identities: [IdentityFolder; 2],
 }
 
 impl Pair {
     fn before(server: &WebSocketServer, protocol: &str) -> Self {
         let address = server.address();
         let port = address.rsplit_once(':').unwrap().1;
+        let authority = Authority::new("cluster.local");
+        let identity = |name| IdentityFolder::new(&authority.leaf(name), authority.root());
+        let (ours, theirs) = (identity("web"), identity("chat"));
         let app = Weft::start(&format!(
-            "inbound: {{ listen: \"127.0.0.1:0\", app: \"{address}\", ports: {{ {port}: {{ protocol: http }} }} }}"
+            "
+             identity: {}
+             inbound:
+               listen: \"127.0.0.1:0\"
+               app: \"{address}\"
+               ports: {{ {port}: {{ protocol: http }} }}
+               tls: {{ mode: strict }}",
+            theirs.yaml()
         ));
         let caller = Weft::start(&format!(
             "
+             identity: {}
              upstreams:
-               chat: {{ endpoints: {{ static: [\"{}\"] }}, listen: \"127.0.0.1:0\", protocol: {protocol} }}",
-            app.inbound()
+               chat:
+                 endpoints: {{ static: [\"{}\"] }}
+                 listen: \"127.0.0.1:0\"
+                 protocol: {protocol}
+                 identity: \"{}\"",
+            ours.yaml(),
+            app.inbound(),
+            authority.id("chat"),
         ));
-        Pair { caller, app }
+        Pair {
+            caller,
+            app,
+            _identities: [ours, theirs],
+        }
     }
 
     fn address(&self) -> String {

@@ -7,6 +7,7 @@
 
 mod call;
 mod h2;
+mod load;
 pub mod netns;
 mod origin;
 pub mod parts;
@@ -23,6 +24,7 @@ use std::{
 
 pub use call::{Answer, Call};
 pub use h2::{Frame, H2Peer, block, flag, grpc_call, grpc_message, grpc_status, kind};
+pub use load::{Load, Tally};
 pub use origin::{Origin, Reply, Seen};
 pub use raw::{RawClient, RawConnection, RawOrigin};
 pub use tls::{Authority, IdentityFolder, Leaf, Wanted};

@@ -144,8 +144,25 @@ impl Weft {
         weft
     }
 
+    /// Starts with this file and returns when it listens, though `/ready` may say 503: for want of an identity, say.
+    #[track_caller]
+    pub fn start_unready(yaml: &str) -> Self {
+        let mut weft = Weft::folder(yaml);
+        match weft.launch_until(|_| true) {
+            Ok(()) => weft,
+            Err(failed) => panic!(
+                "weft does not listen: {:?}\n{}",
+                failed.status, failed.stderr
+            ),
+        }
+    }
+
     /// Starts the process in its folder and waits until it is ready.
     pub fn launch(&mut self) -> Result<(), Failed> {
+        self.launch_until(Weft::is_ready)
+    }
+
+    fn launch_until(&mut self, so: impl Fn(&Weft) -> bool) -> Result<(), Failed> {
         assert!(self.process.is_none(), "it runs already");
         let ready = self.folder.path().join("ready.json");
         // A file of the run before would tell its addresses.
@@ -189,7 +206,7 @@ impl Weft {
                 let process = self.process.take().expect("just started");
                 return Err(process.failed(Some(status)));
             }
-            if self.addresses_from(&ready) && self.is_ready() {
+            if self.addresses_from(&ready) && so(self) {
                 return Ok(());
             }
             if begin.elapsed() > DEADLINE {

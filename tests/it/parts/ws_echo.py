@@ -3,11 +3,16 @@
 import asyncio
 
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
 
 
 async def say_back(connection):
-    async for message in connection:
-        await connection.send(message)
+    try:
+        async for message in connection:
+            await connection.send(message)
+    except ConnectionClosed:
+        # Closed with a code of the caller's own.
+        pass
 
 
 async def main():

@@ -23,6 +23,9 @@ from cases.caseset import CaseSet  # noqa: E402
 # Limits and compression measure an endpoint, not what is between.
 LEFT_OUT = re.compile(r"^(9|12|13)\.")
 AT_ONCE = 4
+# How long the other side may take to answer a close, and to drop the connection; a second, by default, is little on
+# a busy machine.
+PATIENCE = 20
 
 
 def as_text(value):
@@ -129,7 +132,12 @@ def start():
         factory = Factory(sys.argv[2])
         factory.number = waiting.pop(0)
         factory.logFrames, factory.logOctets = True, False
-        factory.setProtocolOptions(failByDrop=False)
+        factory.setProtocolOptions(
+            failByDrop=False,
+            openHandshakeTimeout=PATIENCE,
+            closeHandshakeTimeout=PATIENCE,
+            serverConnectionDropTimeout=PATIENCE,
+        )
         connectWS(factory)
 
 
