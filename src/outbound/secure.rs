@@ -64,6 +64,11 @@ impl Security {
         })
     }
 
+    /// Whether an endpoint may refuse us by our identity: in TLS 1.3 that comes when a request is on its way already.
+    pub fn shows_identity(&self) -> bool {
+        matches!(self, Security::Mesh { .. })
+    }
+
     /// Who opens an upstream's connections.
     pub fn dialer(&self, protocol: Protocol, connect_timeout: Duration) -> Rc<dyn Dialer> {
         match self {

@@ -215,10 +215,10 @@ impl Policy {
         Decision::Retry { after }
     }
 
-    /// Whether a request's body has to be kept while it is sent. `streams`: the upstream speaks HTTP/2, where a
-    /// request may be given back unprocessed though its body was sent.
-    pub fn needs_replay_buffer(&self, method: &Method, streams: bool) -> bool {
-        let given_back = streams && self.conditions.refused;
+    /// Whether a request's body has to be kept while it is sent. `given_back`: the upstream speaks HTTP/2, or may
+    /// refuse our identity, so that a request may come back unprocessed though its body was sent.
+    pub fn needs_replay_buffer(&self, method: &Method, given_back: bool) -> bool {
+        let given_back = given_back && self.conditions.refused;
         let conditions = &self.conditions;
         let answered = conditions.statuses.iter().any(|word| *word != 0);
         let broken = conditions.reset || conditions.timeout || answered;

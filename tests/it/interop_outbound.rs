@@ -11,6 +11,9 @@ use crate::harness::{
 
 const DOMAIN: &str = "cluster.local";
 
+/// Over what a refusal is told as one.
+const REFUSED_OVER: &[&str] = &["http1"];
+
 /// The folder of a service account under `authority`.
 fn identity(authority: &Authority, account: &str) -> IdentityFolder {
     IdentityFolder::new(&authority.leaf(account), authority.root())
@@ -157,12 +160,14 @@ fn envoy_refuses_an_identity_that_it_does_not_expect() {
     let envoy = Envoy::inbound(&payments, &authority.id("web"), &origin.address());
     let ours = identity(&authority, "other");
     let id = authority.id("payments");
-    let weft = towards(&ours.yaml(), &envoy.address(), &id, "http2");
-    let answer = post(&weft);
-    assert_eq!(
-        (answer.status, answer.reason()),
-        (503, Some("refused_identity"))
-    );
+    for protocol in REFUSED_OVER {
+        let weft = towards(&ours.yaml(), &envoy.address(), &id, protocol);
+        let answer = post(&weft);
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (503, Some("refused_identity"))
+        );
+    }
     assert_eq!(origin.count(), 0);
 }
 
@@ -192,12 +197,14 @@ fn go_spiffes_server_refuses_an_identity_that_it_does_not_expect() {
     let api = WorkloadApi::start(60, &["other", "payments"]);
     let server = SpiffeServer::start(&api.socket("payments"), &api.id("web"), Offers::Http2);
     let id = api.id("payments");
-    let weft = towards(&api.yaml("other"), &server.address(), &id, "http2");
-    let answer = post(&weft);
-    assert_eq!(
-        (answer.status, answer.reason()),
-        (503, Some("refused_identity"))
-    );
+    for protocol in REFUSED_OVER {
+        let weft = towards(&api.yaml("other"), &server.address(), &id, protocol);
+        let answer = post(&weft);
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (503, Some("refused_identity"))
+        );
+    }
 }
 
 #[test]

@@ -195,7 +195,12 @@ impl Cluster {
         self.upstream.budget.deposit(now);
         let mut body = std::mem::replace(&mut call.body, RequestBody::Empty);
         let mut record = None;
-        if !body.is_empty() && call.retry.needs_replay_buffer(call.outgoing.method, http2) {
+        let given_back = http2 || self.upstream.security.shows_identity();
+        if !body.is_empty()
+            && call
+                .retry
+                .needs_replay_buffer(call.outgoing.method, given_back)
+        {
             let kept = Record::new(body);
             body = kept.again().unwrap_or(RequestBody::Empty);
             record = Some(kept);
