@@ -206,6 +206,9 @@ impl Peer {
         );
         let connection = match shaken.await {
             Ok(Ok(connection)) => connection,
+            Ok(Err(failure)) if failure.kind == h2::Kind::RefusedIdentity => {
+                return Err(failure.fault().inside(self.address.to_string()));
+            }
             Ok(Err(failure)) => {
                 return Err(
                     Fault::new(Reason::ConnectFailed, "the endpoint speaks no HTTP/2")
@@ -299,13 +302,15 @@ impl Timed for Peer {
         if idle.is_empty() && idle.capacity() > 64 {
             idle.shrink_to_fit();
         }
-        // What runs on a connection whose peer lost our trust ends with it.
         self.http2.borrow_mut().retain(|shared| {
-            let void = matches!(&shared.proof, Some(proof) if proof.standing() == Standing::Void);
-            if void {
-                shared.connection.abort();
+            let standing = shared.proof.as_ref().map(|proof| proof.standing());
+            match standing {
+                None | Some(Standing::Valid) => return true,
+                // Calls under way end by themselves; the next one shakes hands anew.
+                Some(Standing::Outdated) => shared.connection.close_gracefully(),
+                Some(Standing::Void) => shared.connection.abort(),
             }
-            !void
+            false
         });
     }
 }

@@ -1,14 +1,21 @@
 //! What a connection's peer proved in its handshake, and whether it still holds.
 //!
 //! Judged again when our identity or trust changes, and when the peer's certificate ends: once a generation, not once
-//! a request.
+//! a request. What is void ends the connection within a tick, whatever it carries.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use http::HeaderValue;
 use prometheus::IntCounter;
 
+use super::tick::{Tick, Ticks, Timed, Watched};
 use crate::{
+    net::Leash,
     tls::{Peer, Store},
     units::SpiffeId,
 };
@@ -23,6 +30,8 @@ pub struct Credential {
     calls: Option<IntCounter>,
     /// The generation that judged last, and what it said.
     judged: Cell<(u64, Standing)>,
+    leash: Rc<Leash>,
+    place: OnceCell<Watched>,
 }
 
 /// What a credential is worth now.
@@ -40,20 +49,29 @@ pub enum Standing {
 pub type Proof = Option<Rc<Credential>>;
 
 impl Credential {
-    pub fn new(peer: Arc<Peer>, store: &Store) -> Self {
-        Credential {
+    pub fn new(
+        peer: Arc<Peer>,
+        store: &Store,
+        calls: Option<IntCounter>,
+        tick: &Rc<Tick>,
+    ) -> Rc<Self> {
+        let credential = Rc::new(Credential {
             judged: Cell::new((peer.generation, Standing::Valid)),
             header: forwarded(&peer, store),
             peer,
             store: store.clone(),
-            calls: None,
-        }
+            calls,
+            leash: Rc::default(),
+            place: OnceCell::new(),
+        });
+        let weak: Weak<dyn Timed> = Rc::downgrade(&credential) as Weak<dyn Timed>;
+        let _ = credential.place.set(tick.watch(weak));
+        credential
     }
 
-    /// Counts this peer's requests there.
-    pub fn counted(mut self, calls: IntCounter) -> Self {
-        self.calls = Some(calls);
-        self
+    /// Ends the peer's connection once nothing it proved holds any more.
+    pub fn leash(&self) -> &Rc<Leash> {
+        &self.leash
     }
 
     pub fn id(&self) -> &SpiffeId {
@@ -108,6 +126,20 @@ impl Credential {
         };
         self.judged.set((number, standing));
         standing
+    }
+}
+
+impl Timed for Credential {
+    fn tick(&self, _: Ticks) {
+        match self.standing() {
+            Standing::Void => self
+                .leash
+                .cut("what the peer proved does not hold any more"),
+            Standing::Outdated if self.store.cuts_at_expiry() && self.has_ended() => {
+                self.leash.cut("the peer's certificate has ended");
+            }
+            Standing::Valid | Standing::Outdated => {}
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// A thing that waits for something that may never come.
 pub trait Timed {
-    /// Looks at the clock; wakes whoever must hear that time is over. Must not add or remove entries.
+    /// Looks at the clock; wakes whoever must hear that time is over.
     fn tick(&self, now: Ticks);
 }
 
@@ -102,10 +102,19 @@ impl Tick {
         let now = Ticks(self.now.get().0.wrapping_add(1));
         self.now.set(now);
         let mut broken = Vec::new();
-        for (slot, entry) in self.entries.borrow().iter().enumerate() {
-            let Some(entry) = entry.as_ref().and_then(Weak::upgrade) else {
-                continue;
-            };
+        // Borrowed for one at a time: what an entry lets go of may be an entry itself.
+        let entry = |slot: usize| {
+            Some(
+                self.entries
+                    .borrow()
+                    .get(slot)?
+                    .as_ref()
+                    .and_then(Weak::upgrade),
+            )
+        };
+        for slot in 0.. {
+            let Some(entry) = entry(slot) else { break };
+            let Some(entry) = entry else { continue };
             if panic::catch_unwind(AssertUnwindSafe(|| entry.tick(now))).is_err() {
                 broken.push(slot);
             }

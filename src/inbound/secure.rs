@@ -220,9 +220,10 @@ impl Stack {
         metrics.handshake(tls::Direction::Inbound, None);
         self.habits.spoke(connection, Habit::Mesh);
         let calls = trust.metrics.caller(&accepted.peer.id);
-        let credential = Credential::new(accepted.peer, &trust.store).counted(calls);
-        connection.proves(Rc::new(credential));
-        let stream = Stream::from(accepted.stream);
+        let tick = &connection.desk().tick;
+        let credential = Credential::new(accepted.peer, &trust.store, Some(calls), tick);
+        let stream = Stream::from(accepted.stream).leashed(credential.leash().clone());
+        connection.proves(credential);
         match accepted.alpn {
             Some(Alpn::Http2 | Alpn::ForeignHttp2) => Some((stream, Opening::Http2(Bytes::new()))),
             Some(Alpn::Http1 | Alpn::ForeignHttp1) => Some((stream, Opening::Http1(Bytes::new()))),

@@ -9,6 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -18,10 +19,13 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
+use super::Leash;
+
 pub struct Stream {
     link: Link,
     /// What goes when the connection closes: a place among `limits.connections`.
     held: Option<Box<dyn Any>>,
+    leash: Option<Rc<Leash>>,
 }
 
 enum Link {
@@ -53,6 +57,32 @@ impl Stream {
         self
     }
 
+    /// Lets `leash` end the connection.
+    pub fn leashed(mut self, leash: Rc<Leash>) -> Self {
+        self.leash = Some(leash);
+        self
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.leash.as_ref().map_or(Ok(()), |leash| leash.check())
+    }
+
+    /// Has the leash wake a reader that waits.
+    fn reads<T>(&self, cx: &Context<'_>, polled: Poll<T>) -> Poll<T> {
+        if let (Some(leash), Poll::Pending) = (&self.leash, &polled) {
+            leash.reads(cx.waker());
+        }
+        polled
+    }
+
+    /// Has the leash wake a writer that waits.
+    fn writes<T>(&self, cx: &Context<'_>, polled: Poll<T>) -> Poll<T> {
+        if let (Some(leash), Poll::Pending) = (&self.leash, &polled) {
+            leash.writes(cx.waker());
+        }
+        polled
+    }
+
     /// The socket under it all.
     pub fn tcp(&self) -> &TcpStream {
         match &self.link {
@@ -73,6 +103,7 @@ impl Stream {
             link => Err(Stream {
                 link,
                 held: self.held,
+                leash: self.leash,
             }),
         }
     }
@@ -86,10 +117,12 @@ impl Stream {
 
     /// `readable`, polled.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         if self.has_plaintext() {
             return Poll::Ready(Ok(()));
         }
-        self.tcp().poll_read_ready(cx)
+        let polled = self.tcp().poll_read_ready(cx);
+        self.reads(cx, polled)
     }
 
     /// Bytes are decrypted already and wait for a reader; an alert or an error shows when they are read.
@@ -140,6 +173,7 @@ impl From<TcpStream> for Stream {
         Stream {
             link: Link::Tcp(tcp),
             held: None,
+            leash: None,
         }
     }
 }
@@ -149,6 +183,7 @@ impl From<client::TlsStream<TcpStream>> for Stream {
         Stream {
             link: Link::Client(Box::new(tls)),
             held: None,
+            leash: None,
         }
     }
 }
@@ -158,6 +193,7 @@ impl From<server::TlsStream<TcpStream>> for Stream {
         Stream {
             link: Link::Server(Box::new(tls)),
             held: None,
+            leash: None,
         }
     }
 }
@@ -169,7 +205,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        on_link!(self, io => Pin::new(io).poll_read(cx, buf))
+        self.check()?;
+        let polled = on_link!(self, io => Pin::new(io).poll_read(cx, buf));
+        self.reads(cx, polled)
     }
 }
 
@@ -180,7 +218,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        on_link!(self, io => Pin::new(io).poll_write(cx, bytes))
+        self.check()?;
+        let polled = on_link!(self, io => Pin::new(io).poll_write(cx, bytes));
+        self.writes(cx, polled)
     }
 
     #[inline]
@@ -189,7 +229,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices))
+        self.check()?;
+        let polled = on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices));
+        self.writes(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -198,7 +240,9 @@ impl AsyncWrite for Stream {
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_link!(self, io => Pin::new(io).poll_flush(cx))
+        self.check()?;
+        let polled = on_link!(self, io => Pin::new(io).poll_flush(cx));
+        self.writes(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -18,6 +18,7 @@ use crate::{
     http::{
         Credential,
         dialer::{Dialer, Dialled, Dialling, Plain, Speak, unconnected},
+        tick::Tick,
     },
     net::{self, Stream},
     tls::{self, Alpn, Connected, Connector, Expected, HandshakeError, Store, Towards},
@@ -70,7 +71,12 @@ impl Security {
     }
 
     /// Who opens an upstream's connections.
-    pub fn dialer(&self, protocol: Protocol, connect_timeout: Duration) -> Rc<dyn Dialer> {
+    pub fn dialer(
+        &self,
+        protocol: Protocol,
+        connect_timeout: Duration,
+        tick: &Rc<Tick>,
+    ) -> Rc<dyn Dialer> {
         match self {
             Security::Plain => Rc::new(Plain { connect_timeout }),
             Security::Mesh { connector, store } | Security::Ordinary { connector, store } => {
@@ -79,6 +85,7 @@ impl Security {
                     store: store.clone(),
                     declared: protocol != Protocol::Auto,
                     connect_timeout,
+                    tick: tick.clone(),
                 })
             }
         }
@@ -91,6 +98,7 @@ struct Secured {
     /// The file says which protocol it is, so that a peer that is not weft may agree to it by its usual name.
     declared: bool,
     connect_timeout: Duration,
+    tick: Rc<Tick>,
 }
 
 impl Dialer for Secured {
@@ -103,11 +111,15 @@ impl Dialer for Secured {
             let left = self.connect_timeout.saturating_sub(begun.elapsed());
             let connected = self.shake(address, tcp, speak, left).await?;
             let speaks = self.agreed(address, speak, connected.alpn)?;
+            let mut stream = Stream::from(connected.stream).holding(held);
             let proof = connected
                 .peer
-                .map(|peer| Rc::new(Credential::new(peer, &self.store)));
+                .map(|peer| Credential::new(peer, &self.store, None, &self.tick));
+            if let Some(credential) = &proof {
+                stream = stream.leashed(credential.leash().clone());
+            }
             Ok(Dialled {
-                stream: Stream::from(connected.stream).holding(held),
+                stream,
                 speaks,
                 proof,
                 scheme: if self.connector.is_mesh() {

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -30,6 +30,7 @@ struct Shared {
     number: AtomicU64,
     /// Held while a generation is made, so that numbers go up in the order in which they count.
     making: Mutex<()>,
+    cut_at_expiry: AtomicBool,
     metrics: Metrics,
 }
 
@@ -46,6 +47,7 @@ impl Store {
             current: watch::Sender::new(None),
             number: AtomicU64::new(0),
             making: Mutex::default(),
+            cut_at_expiry: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -80,6 +82,15 @@ impl Store {
             // `self` holds the sender.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Whether everything that is open ends with its peer's certificate (`identity.cutAtExpiry`).
+    pub fn cuts_at_expiry(&self) -> bool {
+        self.0.cut_at_expiry.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cut_at_expiry(&self, cut: bool) {
+        self.0.cut_at_expiry.store(cut, Ordering::Relaxed);
     }
 
     pub fn changes(&self) -> Changes {

@@ -297,6 +297,7 @@ where
         if let Poll::Ready(result) = polled {
             let why = match this.shared.ledger().flood() {
                 Some(_) => Kind::Malformed,
+                None if this.shared.ledger.refused() => Kind::RefusedIdentity,
                 None => result.err().map_or(Kind::Closed, |e| of_connection(&e)),
             };
             this.shared.finish(why);

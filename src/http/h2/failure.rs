@@ -37,6 +37,8 @@ pub enum Kind {
     HeadTooLarge,
     /// The answer's head or trailers have over `MAX_FIELDS` fields.
     TooManyFields,
+    /// The peer refused our certificate by a TLS alert, before any frame.
+    RefusedIdentity,
     /// 101, which HTTP/2 does not have.
     UnaskedUpgrade,
     /// The caller's body broke off after the answer had begun.
@@ -97,6 +99,7 @@ impl Failure {
         let reason = match self.kind {
             Kind::Malformed => Reason::BadAnswer,
             Kind::HeadTooLarge | Kind::TooManyFields => Reason::AnswerTooLarge,
+            Kind::RefusedIdentity => Reason::RefusedIdentity,
             Kind::UnaskedUpgrade => Reason::UnaskedUpgrade,
             Kind::RequestBody => Reason::BodyBroken,
             Kind::BadHead => Reason::Internal,
@@ -162,6 +165,7 @@ impl fmt::Display for Failure {
             Kind::TooManyFields => {
                 write!(f, "the upstream's answer has over {} fields", MAX_FIELDS)
             }
+            Kind::RefusedIdentity => f.write_str("the endpoint refuses this sidecar's identity"),
             Kind::UnaskedUpgrade => f.write_str("the upstream sent 101 over HTTP/2"),
             Kind::RequestBody => f.write_str("the request's body broke off"),
             Kind::BadHead => f.write_str("the request's head has no scheme or authority"),

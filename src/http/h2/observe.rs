@@ -16,7 +16,10 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::scan::{self, Frame, Scan};
-use crate::http::{budget::Budget, frame_header::FrameHeader, tick::TICK};
+use crate::{
+    http::{budget::Budget, frame_header::FrameHeader, tick::TICK},
+    net,
+};
 
 const PREFACE: usize = 24;
 
@@ -36,6 +39,8 @@ pub struct Ledger {
     /// When time was last paid into the budget.
     paid: Cell<Instant>,
     flood: Cell<Option<&'static str>>,
+    /// The peer refused our certificate, and has sent no frame.
+    refused: Cell<bool>,
 }
 
 impl Ledger {
@@ -49,12 +54,18 @@ impl Ledger {
             budget: Budget::default(),
             paid: Cell::new(Instant::now()),
             flood: Cell::default(),
+            refused: Cell::default(),
         }
     }
 
     /// Which frames came too often. The connection is ending then.
     pub fn flood(&self) -> Option<&'static str> {
         self.flood.get()
+    }
+
+    /// The peer refused our certificate by a TLS alert before it sent a frame: it read no request.
+    pub fn refused(&self) -> bool {
+        self.refused.get()
     }
 
     pub fn frames(&self) -> u64 {
@@ -168,7 +179,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Observed<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        if let Err(error) = ready!(Pin::new(&mut this.io).poll_read(cx, buffer)) {
+            let refused = net::is_alert(&error) && this.ledger.frames() == 0;
+            this.ledger.refused.set(refused);
+            return Poll::Ready(Err(error));
+        }
         this.inbound
             .read(&buffer.filled()[before..], |frame| this.ledger.came(frame));
         match this.ledger.flood.get() {

@@ -97,6 +97,7 @@ impl Cluster {
             dialer: upstream.security.dialer(
                 upstream.settings.protocol,
                 upstream.settings.timeouts.connect.duration(),
+                tick,
             ),
             tick: tick.clone(),
             interim: interim.clone(),

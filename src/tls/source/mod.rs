@@ -77,6 +77,7 @@ impl Source {
     /// Must be called on a runtime, which then runs the task. Without an identity at the start it goes on trying.
     pub fn follow(settings: &Settings, store: &Store) -> Self {
         leave_no_core();
+        store.cut_at_expiry(settings.cut_at_expiry);
         let task = match (&settings.files, &settings.workload_api) {
             (Some(files), _) => tokio::spawn(files::Watched::new(settings, files, store).run()),
             (None, Some(socket)) => {
