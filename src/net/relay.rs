@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn many_bytes_arrive_in_order_both_ways_at_once() {
-        let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n * 7 / 8) as u8).collect();
         let sent = bytes.clone();
         let ((), ended, tally) = run(between(100_000, async |client, server| {
             let both = |stream: DuplexStream| {
