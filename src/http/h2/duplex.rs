@@ -89,6 +89,13 @@ pub struct Duplex {
     _slot: Slot,
 }
 
+impl Duplex {
+    /// All that the peer had to say has come.
+    pub fn has_ended(&self) -> bool {
+        self.early.is_empty() && self.received.is_end_stream()
+    }
+}
+
 impl AsyncRead for Duplex {
     fn poll_read(
         mut self: Pin<&mut Self>,

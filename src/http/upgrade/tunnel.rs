@@ -30,6 +30,8 @@ pub struct Socket {
     stream: net::Stream,
     proof: Proof,
     early: Bytes,
+    /// All that it had to say has come.
+    ended: bool,
 }
 
 impl Far {
@@ -39,6 +41,7 @@ impl Far {
             stream,
             proof,
             early,
+            ended: false,
         }))
     }
 
@@ -58,6 +61,13 @@ impl Far {
     fn be_patient(&self) {
         if let Far::Socket(socket) = self {
             net::be_patient(socket.stream.tcp());
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Far::Socket(socket) => socket.ended,
+            Far::Stream(stream) => stream.has_ended(),
         }
     }
 
@@ -91,7 +101,7 @@ pub struct Tunnel {
 /// How a tunnel's near side is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Both sides have ended, and said so.
+    /// Both sides have ended, and said so; or the far side has, and took no more.
     InOrder,
     /// The far side broke off, or we cut it: the caller should not take it for an end.
     Abrupt,
@@ -163,7 +173,11 @@ impl Tunnel {
             Err(fault) => {
                 self.far.reset();
                 self.exchange.failed(fault);
-                Ending::Abrupt
+                // A reset could overtake what the callee said before it was over.
+                match self.far.has_ended() {
+                    true => Ending::InOrder,
+                    false => Ending::Abrupt,
+                }
             }
         }
     }
@@ -184,7 +198,12 @@ impl AsyncRead for Far {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Far::Socket(socket) => Pin::new(&mut socket.stream).poll_read(cx, buf),
+            Far::Socket(socket) => {
+                let before = buf.filled().len();
+                let read = Pin::new(&mut socket.stream).poll_read(cx, buf);
+                socket.ended |= matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
+                read
+            }
             Far::Stream(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
