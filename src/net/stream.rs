@@ -25,44 +25,22 @@ pub struct Stream {
     link: Link,
     /// What goes when the connection closes: a place among `limits.connections`.
     held: Option<Box<dyn Any>>,
-    leash: Option<Rc<Leash>>,
 }
 
 enum Link {
     Tcp(TcpStream),
     /// We called.
-    Client(Box<client::TlsStream<TcpStream>>),
+    Client(Box<Tls<client::TlsStream<TcpStream>>>),
     /// We were called.
-    Server(Box<server::TlsStream<TcpStream>>),
+    Server(Box<Tls<server::TlsStream<TcpStream>>>),
 }
 
-/// The same call on whatever carries the bytes.
-macro_rules! on_link {
-    ($stream:expr, $io:ident => $call:expr) => {
-        match &mut $stream.link {
-            Link::Tcp($io) => $call,
-            Link::Client($io) => $call,
-            Link::Server($io) => $call,
-        }
-    };
+struct Tls<S> {
+    session: S,
+    leash: Option<Rc<Leash>>,
 }
 
-impl Stream {
-    /// Keeps `held` until the connection closes, beside what it holds already.
-    pub fn holding(mut self, held: Box<dyn Any>) -> Self {
-        self.held = Some(match self.held.take() {
-            Some(before) => Box::new((before, held)),
-            None => held,
-        });
-        self
-    }
-
-    /// Lets `leash` end the connection.
-    pub fn leashed(mut self, leash: Rc<Leash>) -> Self {
-        self.leash = Some(leash);
-        self
-    }
-
+impl<S> Tls<S> {
     fn check(&self) -> io::Result<()> {
         self.leash.as_ref().map_or(Ok(()), |leash| leash.check())
     }
@@ -82,13 +60,55 @@ impl Stream {
         }
         polled
     }
+}
+
+/// The same call on whatever carries the bytes; under TLS the leash has its say, and hears who `$waits`.
+macro_rules! on_link {
+    ($stream:expr, $io:ident => $call:expr, $waits:ident, $cx:expr) => {
+        match &mut $stream.link {
+            Link::Tcp($io) => $call,
+            Link::Client(tls) => {
+                tls.check()?;
+                let $io = &mut tls.session;
+                let polled = $call;
+                tls.$waits($cx, polled)
+            }
+            Link::Server(tls) => {
+                tls.check()?;
+                let $io = &mut tls.session;
+                let polled = $call;
+                tls.$waits($cx, polled)
+            }
+        }
+    };
+}
+
+impl Stream {
+    /// Keeps `held` until the connection closes, beside what it holds already.
+    pub fn holding(mut self, held: Box<dyn Any>) -> Self {
+        self.held = Some(match self.held.take() {
+            Some(before) => Box::new((before, held)),
+            None => held,
+        });
+        self
+    }
+
+    /// Lets `leash` end the connection; plain ones have none.
+    pub fn leashed(mut self, leash: Rc<Leash>) -> Self {
+        match &mut self.link {
+            Link::Tcp(_) => {}
+            Link::Client(tls) => tls.leash = Some(leash),
+            Link::Server(tls) => tls.leash = Some(leash),
+        }
+        self
+    }
 
     /// The socket under it all.
     pub fn tcp(&self) -> &TcpStream {
         match &self.link {
             Link::Tcp(tcp) => tcp,
-            Link::Client(tls) => tls.get_ref().0,
-            Link::Server(tls) => tls.get_ref().0,
+            Link::Client(tls) => tls.session.get_ref().0,
+            Link::Server(tls) => tls.session.get_ref().0,
         }
     }
 
@@ -103,7 +123,6 @@ impl Stream {
             link => Err(Stream {
                 link,
                 held: self.held,
-                leash: self.leash,
             }),
         }
     }
@@ -117,20 +136,28 @@ impl Stream {
 
     /// `readable`, polled.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        match &self.link {
+            Link::Tcp(_) => {}
+            Link::Client(tls) => tls.check()?,
+            Link::Server(tls) => tls.check()?,
+        }
         if self.has_plaintext() {
             return Poll::Ready(Ok(()));
         }
         let polled = self.tcp().poll_read_ready(cx);
-        self.reads(cx, polled)
+        match &self.link {
+            Link::Tcp(_) => polled,
+            Link::Client(tls) => tls.reads(cx, polled),
+            Link::Server(tls) => tls.reads(cx, polled),
+        }
     }
 
     /// Bytes are decrypted already and wait for a reader; an alert or an error shows when they are read.
     fn has_plaintext(&mut self) -> bool {
         let state = match &mut self.link {
             Link::Tcp(_) => return false,
-            Link::Client(tls) => tls.get_mut().1.process_new_packets(),
-            Link::Server(tls) => tls.get_mut().1.process_new_packets(),
+            Link::Client(tls) => tls.session.get_mut().1.process_new_packets(),
+            Link::Server(tls) => tls.session.get_mut().1.process_new_packets(),
         };
         state.map_or(true, |state| {
             state.plaintext_bytes_to_read() > 0 || state.peer_has_closed()
@@ -173,27 +200,26 @@ impl From<TcpStream> for Stream {
         Stream {
             link: Link::Tcp(tcp),
             held: None,
-            leash: None,
         }
     }
 }
 
 impl From<client::TlsStream<TcpStream>> for Stream {
-    fn from(tls: client::TlsStream<TcpStream>) -> Self {
+    fn from(session: client::TlsStream<TcpStream>) -> Self {
+        let leash = None;
         Stream {
-            link: Link::Client(Box::new(tls)),
+            link: Link::Client(Box::new(Tls { session, leash })),
             held: None,
-            leash: None,
         }
     }
 }
 
 impl From<server::TlsStream<TcpStream>> for Stream {
-    fn from(tls: server::TlsStream<TcpStream>) -> Self {
+    fn from(session: server::TlsStream<TcpStream>) -> Self {
+        let leash = None;
         Stream {
-            link: Link::Server(Box::new(tls)),
+            link: Link::Server(Box::new(Tls { session, leash })),
             held: None,
-            leash: None,
         }
     }
 }
@@ -205,9 +231,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check()?;
-        let polled = on_link!(self, io => Pin::new(io).poll_read(cx, buf));
-        self.reads(cx, polled)
+        on_link!(self, io => Pin::new(io).poll_read(cx, buf), reads, cx)
     }
 }
 
@@ -218,9 +242,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        let polled = on_link!(self, io => Pin::new(io).poll_write(cx, bytes));
-        self.writes(cx, polled)
+        on_link!(self, io => Pin::new(io).poll_write(cx, bytes), writes, cx)
     }
 
     #[inline]
@@ -229,9 +251,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        let polled = on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices));
-        self.writes(cx, polled)
+        on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices), writes, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -240,12 +260,14 @@ impl AsyncWrite for Stream {
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
-        let polled = on_link!(self, io => Pin::new(io).poll_flush(cx));
-        self.writes(cx, polled)
+        on_link!(self, io => Pin::new(io).poll_flush(cx), writes, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_link!(self, io => Pin::new(io).poll_shutdown(cx))
+        match &mut self.link {
+            Link::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Link::Client(tls) => Pin::new(&mut tls.session).poll_shutdown(cx),
+            Link::Server(tls) => Pin::new(&mut tls.session).poll_shutdown(cx),
+        }
     }
 }

@@ -18,7 +18,7 @@ fn every_alert_speaks_when_it_should_and_only_then() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     fs::copy(
-        root.join("config/alerts.yaml"),
+        root.join("config/prometheus/alerts.yaml"),
         folder.path().join("alerts.yaml"),
     )
     .unwrap();

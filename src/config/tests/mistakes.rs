@@ -22,13 +22,13 @@ mistakes! {
 5:7: outbound.routes[0].retries: unknown key `retries` [did you mean `retry`?]
 "#;
 
-    keys_of_later_versions: r#"identity: { files: {} }
+    keys_of_later_versions: r#"relays: []
 brokers: {}
 upstreams:
   a: { endpoints: { dns: a:1 }, healthCheck: { http: / } }"# => r#"
-1:1: identity: unknown key `identity` [known here: version, profile, workers, service, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
-2:1: brokers: unknown key `brokers` [known here: version, profile, workers, service, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
-4:33: upstreams.a.healthCheck: unknown key `healthCheck` [known here: endpoints, listen, addresses, protocol, timeouts, tls, loadBalancing, limits, outlier, panic]
+1:1: relays: unknown key `relays` [known here: version, profile, workers, service, identity, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
+2:1: brokers: unknown key `brokers` [known here: version, profile, workers, service, identity, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
+4:33: upstreams.a.healthCheck: unknown key `healthCheck` [known here: endpoints, listen, addresses, protocol, timeouts, tls, identity, loadBalancing, limits, outlier, panic]
 "#;
 
     missing_keys: r#"outbound:
@@ -76,7 +76,6 @@ upstreams:
 1:25: telemetry.accessLog: `off` is not known here [the word for nothing is `none`]
 2:22: outbound.unknown: `Deny` is not known here [did you mean `deny`?]
 4:58: upstreams.a.loadBalancing.policy: `ringHash` is not known here [known here: peakEwma, leastRequest, roundRobin, random]
-4:75: upstreams.a.tls: `auto` is not known here [known here: none]
 4:91: upstreams.a.protocol: `http` is not known here [did you mean `http1`?]
 "#;
 
@@ -221,7 +220,7 @@ version: weft/v1"# => r#"
 
     merge: r#"x: &x { dns: a:1 }
 upstreams: { a: { endpoints: { <<: *x } } }"# => r#"
-1:1: x: unknown key `x` [known here: version, profile, workers, service, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
+1:1: x: unknown key `x` [known here: version, profile, workers, service, identity, inbound, outbound, upstreams, outbox, telemetry, admin, shutdown, allowUnsafe]
 2:32: upstreams.a.endpoints["<<"]: `<<` is not known here [known here: dns, static]
 "#;
 
