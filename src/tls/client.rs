@@ -99,14 +99,6 @@ impl Connector {
     pub fn lacks_identity(&self) -> bool {
         matches!(&self.0, Kind::Mesh { store, .. } if store.current().is_none())
     }
-
-    /// Whether a connection that is open may still be used: the workload it was made to is still the expected one.
-    pub fn expects(&self, peer: &Peer) -> bool {
-        match &self.0 {
-            Kind::Mesh { expected, .. } => expected.check(peer).is_ok(),
-            Kind::Ordinary { .. } => true,
-        }
-    }
 }
 
 /// Shakes hands inside the mesh with this generation.

@@ -39,5 +39,5 @@ pub use pem::PemError;
 pub use server::{Accepted, accept};
 pub use settings::{Ordinary, Settings, Towards};
 pub use source::{ApiError, Source, SourceError};
-pub use store::{Changes, Store};
+pub use store::Store;
 pub use trust::{Peer, Untrusted};

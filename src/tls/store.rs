@@ -1,6 +1,6 @@
 //! What workers ask at each handshake: who we are now, and whom we believe.
 //!
-//! A source puts a new generation in; readers take the current one, cheaply, and are told of changes. An identity that
+//! A source puts a new generation in; readers take the current one, cheaply, and see by its number that it changed. An identity that
 //! has ended counts as none: nobody goes on with it, and nobody falls back to plaintext.
 
 use std::{
@@ -32,13 +32,6 @@ struct Shared {
     making: Mutex<()>,
     cut_at_expiry: AtomicBool,
     metrics: Metrics,
-}
-
-/// Tells when the generation has changed.
-#[derive(Debug, Clone)]
-pub struct Changes {
-    store: Store,
-    current: watch::Receiver<Option<Arc<Generation>>>,
 }
 
 impl Store {
@@ -93,13 +86,6 @@ impl Store {
         self.0.cut_at_expiry.store(cut, Ordering::Relaxed);
     }
 
-    pub fn changes(&self) -> Changes {
-        Changes {
-            store: self.clone(),
-            current: self.0.current.subscribe(),
-        }
-    }
-
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
@@ -118,24 +104,6 @@ impl Store {
         self.0.current.send_replace(Some(generation.clone()));
         self.0.number.store(number, Ordering::Release);
         Ok(generation)
-    }
-}
-
-impl Changes {
-    /// Waits for the next generation. Safe to drop: what changed meanwhile is told next time.
-    pub async fn changed(&mut self) -> Arc<Generation> {
-        loop {
-            if self.current.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            if let Some(generation) = self.current.borrow_and_update().clone() {
-                return generation;
-            }
-        }
-    }
-
-    pub fn store(&self) -> &Store {
-        &self.store
     }
 }
 
