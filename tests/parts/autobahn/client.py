@@ -1,4 +1,4 @@
-"""Autobahn's WebSocket cases as a client: client.py FOLDER URL, FOLDER holding the package `cases` of port.py.
+"""Autobahn's WebSocket cases as a client: client.py FOLDER URL [CASE...], FOLDER holding the package `cases` of port.py.
 
 Prints one JSON object: a case's number to {behaviour, close, result}. OK, INFORMATIONAL, NON-STRICT and UNIMPLEMENTED
 are Autobahn's words for what is fine, FAILED for what is not.
@@ -122,7 +122,8 @@ class Factory(WebSocketClientFactory):
 
 
 suite = CaseSet(cases.CaseSetname, cases.CaseBasename, cases.Cases, cases.CaseCategories, cases.CaseSubCategories)
-waiting = sorted((number for number in suite.CasesById if not LEFT_OUT.match(number)), key=suite.caseIdtoIdTuple)
+wanted = sys.argv[3:] or (number for number in suite.CasesById if not LEFT_OUT.match(number))
+waiting = sorted(wanted, key=suite.caseIdtoIdTuple)
 count = len(waiting)
 results = {}
 

@@ -137,6 +137,11 @@ pub struct AutobahnCase {
 }
 
 impl AutobahnCase {
+    /// Nothing could be better.
+    pub fn is_fine(&self) -> bool {
+        self.behaviour == "OK" && self.close == "OK"
+    }
+
     /// `FAILED BY CLIENT` is the case's own doing: it broke the connection before the server could close it.
     pub fn failed(&self) -> bool {
         let closed = matches!(&self.close[..], "OK" | "INFORMATIONAL" | "FAILED BY CLIENT");
@@ -146,12 +151,18 @@ impl AutobahnCase {
 
 /// Autobahn's cases against the WebSocket server that says everything back behind `address`, by their numbers.
 pub fn autobahn(address: &str) -> BTreeMap<String, AutobahnCase> {
+    autobahn_cases(address, &[])
+}
+
+/// Some of them, by their numbers; none says all.
+pub fn autobahn_cases(address: &str, numbers: &[String]) -> BTreeMap<String, AutobahnCase> {
     let mut command = Command::new(python());
     let client = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parts/autobahn");
     command
         .arg(client.join("client.py"))
         .arg(cached("python/autobahn"))
-        .arg(format!("ws://{address}"));
+        .arg(format!("ws://{address}"))
+        .args(numbers);
     let output = output(&mut command, PARTS);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         let stderr = String::from_utf8_lossy(&output.stderr);
