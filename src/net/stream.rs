@@ -167,6 +167,31 @@ impl Stream {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.tcp().peer_addr()
     }
+
+    /// Why a write failed: the alert by which the peer said so before it closed, where one waits unread.
+    #[cold]
+    fn last_word(&mut self, error: io::Error) -> io::Error {
+        let Link::Client(tls) = &mut self.link else {
+            return error;
+        };
+        let (tcp, session) = tls.session.get_mut();
+        // Ends with the socket's bytes, or where the session holds as many as it may.
+        while session.wants_read() && matches!(session.read_tls(&mut Unread(tcp)), Ok(1..)) {
+            if let Err(alert @ rustls::Error::AlertReceived(_)) = session.process_new_packets() {
+                return io::Error::new(io::ErrorKind::InvalidData, alert);
+            }
+        }
+        error
+    }
+}
+
+/// What a socket has for us now, whatever its runtime knows of that.
+struct Unread<'a>(&'a TcpStream);
+
+impl io::Read for Unread<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.0, buffer)?)
+    }
 }
 
 /// Whether an error of a read is an alert by which the peer refused the handshake or our certificate (RFC 8446
@@ -242,7 +267,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        on_link!(self, io => Pin::new(io).poll_write(cx, bytes), writes, cx)
+        let polled = on_link!(self, io => Pin::new(io).poll_write(cx, bytes), writes, cx);
+        polled.map_err(|error| self.last_word(error))
     }
 
     #[inline]
@@ -251,7 +277,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices), writes, cx)
+        let polled = on_link!(self, io => Pin::new(io).poll_write_vectored(cx, slices), writes, cx);
+        polled.map_err(|error| self.last_word(error))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -260,7 +287,8 @@ impl AsyncWrite for Stream {
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_link!(self, io => Pin::new(io).poll_flush(cx), writes, cx)
+        let polled = on_link!(self, io => Pin::new(io).poll_flush(cx), writes, cx);
+        polled.map_err(|error| self.last_word(error))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -11,9 +11,6 @@ use crate::harness::{
 
 const DOMAIN: &str = "cluster.local";
 
-/// Over what a refusal is told as one.
-const REFUSED_OVER: &[&str] = &["http1"];
-
 /// The folder of a service account under `authority`.
 fn identity(authority: &Authority, account: &str) -> IdentityFolder {
     IdentityFolder::new(&authority.leaf(account), authority.root())
@@ -160,7 +157,7 @@ fn envoy_refuses_an_identity_that_it_does_not_expect() {
     let envoy = Envoy::inbound(&payments, &authority.id("web"), &origin.address());
     let ours = identity(&authority, "other");
     let id = authority.id("payments");
-    for protocol in REFUSED_OVER {
+    for protocol in ["http1", "http2"] {
         let weft = towards(&ours.yaml(), &envoy.address(), &id, protocol);
         let answer = post(&weft);
         assert_eq!(
@@ -197,7 +194,7 @@ fn go_spiffes_server_refuses_an_identity_that_it_does_not_expect() {
     let api = WorkloadApi::start(60, &["other", "payments"]);
     let server = SpiffeServer::start(&api.socket("payments"), &api.id("web"), Offers::Http2);
     let id = api.id("payments");
-    for protocol in REFUSED_OVER {
+    for protocol in ["http1", "http2"] {
         let weft = towards(&api.yaml("other"), &server.address(), &id, protocol);
         let answer = post(&weft);
         assert_eq!(

@@ -68,6 +68,14 @@ impl Ledger {
         self.refused.get()
     }
 
+    /// The socket's error: `h2` keeps its kind and forgets the alert in it.
+    fn failed(&self, error: io::Error) -> io::Error {
+        if self.frames() == 0 && net::is_alert(&error) {
+            self.refused.set(true);
+        }
+        error
+    }
+
     pub fn frames(&self) -> u64 {
         self.frames.get()
     }
@@ -180,9 +188,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Observed<IO> {
         let this = &mut *self;
         let before = buffer.filled().len();
         if let Err(error) = ready!(Pin::new(&mut this.io).poll_read(cx, buffer)) {
-            let refused = net::is_alert(&error) && this.ledger.frames() == 0;
-            this.ledger.refused.set(refused);
-            return Poll::Ready(Err(error));
+            return Poll::Ready(Err(this.ledger.failed(error)));
         }
         this.inbound
             .read(&buffer.filled()[before..], |frame| this.ledger.came(frame));
@@ -200,7 +206,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        let taken = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))
+            .map_err(|error| this.ledger.failed(error))?;
         this.ledger.budget.sent(taken as u64);
         this.outbound
             .read(&bytes[..taken], |frame| this.ledger.went(frame));
@@ -213,7 +220,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let taken = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let taken = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))
+            .map_err(|error| this.ledger.failed(error))?;
         this.ledger.budget.sent(taken as u64);
         let mut left = taken;
         for slice in slices {
@@ -230,7 +238,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observed<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        flushed.map_err(|error| self.ledger.failed(error))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
