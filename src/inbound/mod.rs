@@ -141,7 +141,8 @@ impl Reception for Stack {
         };
         if let Some((stream, opening)) = told {
             let server = &entrance.server;
-            server.serve(stream, opening, connection, self).await
+            // Boxed, so that a connection that has said nothing yet does not pay for it.
+            Box::pin(server.serve(stream, opening, connection, self)).await
         }
     }
 }

@@ -44,7 +44,8 @@ impl Reception for Stack {
         let told = self.tell(accepted.stream, &connection).await;
         if let Some((stream, opening)) = told {
             let server = &entrance.server;
-            server.serve(stream, opening, connection, self).await
+            // Boxed, so that a connection that has said nothing yet does not pay for it.
+            Box::pin(server.serve(stream, opening, connection, self)).await
         }
     }
 }
