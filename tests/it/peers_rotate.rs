@@ -221,6 +221,40 @@ fn a_removed_root_ends_what_is_open() {
     });
 }
 
+/// A call that waits for its answer while its caller's certificate, which lasts 10 s, ends.
+fn waits_over_the_end(cut: bool) -> (RawClient, Pair, Origin) {
+    let authority = Authority::new(DOMAIN);
+    let origin = Origin::answering(|_| Reply::ok("late").after(Duration::from_secs(16)));
+    let short = Wanted::default()
+        .uri(&authority.id("web"))
+        .lasting(Duration::from_secs(10));
+    let caller = IdentityFolder::new(&authority.sign(short), authority.root());
+    let callee = IdentityFolder::new(&authority.leaf("payments"), authority.root());
+    let said = callee.yaml();
+    let said = match cut {
+        true => said.replacen("{ files", "{ cutAtExpiry: true, files", 1),
+        false => said,
+    };
+    let pair = Pair::start(&caller.yaml(), &said, &origin, "auto");
+    let mut waiting = RawClient::connect(&pair.address());
+    waiting.send(Call::post("/orders", "x").host("shop").bytes("shop"));
+    wait_until("the call to arrive", || origin.open_connections() == 1);
+    (waiting, pair, origin)
+}
+
+#[test]
+fn what_is_open_outlives_its_callers_certificate() {
+    let (mut waiting, _pair, _origin) = waits_over_the_end(false);
+    assert_eq!(waiting.answer().status, 200);
+}
+
+#[test]
+fn what_is_open_ends_with_its_callers_certificate_where_that_is_said() {
+    let (mut waiting, _pair, origin) = waits_over_the_end(true);
+    assert_eq!(waiting.answer().status / 100, 5);
+    assert_eq!(origin.count(), 1);
+}
+
 #[test]
 fn a_workload_apis_revocations_are_followed() {
     let api = WorkloadApi::start(60, &["web", "payments"]);
