@@ -112,3 +112,44 @@ fn every_admin_page_is_documented() {
         "docs/admin.md (left) and the code (right) differ"
     );
 }
+
+/// The tests that a page names, each as it names it: `room::name` of `tests/it/room.rs`, or a file of `src/` and a name.
+fn tests_named(page: &str) -> Vec<(String, String)> {
+    page.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|word| word.split_once("::"))
+        .filter(|(file, name)| {
+            let plain = |text: &str, more: &str| {
+                !text.is_empty()
+                    && text
+                        .chars()
+                        .all(|letter| letter.is_ascii_alphanumeric() || more.contains(letter))
+            };
+            plain(file, "_/.") && plain(name, "_")
+        })
+        .map(|(file, name)| (file.to_owned(), name.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    for of in ["security.md", "identity.md"] {
+        let named = tests_named(&page(of));
+        assert!(!named.is_empty(), "{of} names no test");
+        for (file, name) in named {
+            let path = match file.starts_with("src/") {
+                true => file.clone(),
+                false => format!("tests/it/{file}.rs"),
+            };
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+            let code = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{of}: {}: {error}", path.display()));
+            // Some stand in a table, by name.
+            let there = [format!("fn {name}("), format!("\n    {name}: r#")]
+                .iter()
+                .any(|sign| code.contains(sign));
+            assert!(there, "{of} names {file}::{name}, which is not there");
+        }
+    }
+}
