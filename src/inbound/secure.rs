@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::net::TcpStream;
 
-use super::{Protocol, Stack, TlsMode, habits::Habit, tcp::Speech, way::Way};
+use super::{App, Protocol, Stack, TlsMode, habits::Habit, tcp::Speech, way::Way};
 use crate::{
     http::{Connection, Credential, Opening, SILENCE, Word, hear, tcp::Detected, tick::Ticks},
     net::{
@@ -123,13 +123,16 @@ impl Stack {
         trust: Trust,
     ) -> Option<(Stream, Opening)> {
         let local = self.local();
-        let way = local.way(connection)?;
-        let strict = way.app.tls == TlsMode::Strict;
+        let way = local.way(connection);
+        // Where no application is configured, callers prove as much as on a port that the file does not name.
+        let app = way.as_deref().map_or(local.others()?, |way| &*way.app);
+        let speech = way.as_deref().map_or(Speech::Any, Way::speech);
+        let strict = app.tls == TlsMode::Strict;
         let silence = self.habits.silence(connection);
-        let may_open = !strict && way.speech() == Speech::Bytes && silence.is_some();
-        let open = async || match may_open {
-            true => self.open(&way, connection).await.ok(),
-            false => None,
+        let may_open = !strict && speech == Speech::Bytes && silence.is_some();
+        let open = async || match &way {
+            Some(way) if may_open => self.open(way, connection).await.ok(),
+            _ => None,
         };
         let first = First::of(detect::Caller::Stranger);
         let mut near = Stream::from(tcp);
@@ -140,31 +143,30 @@ impl Stack {
         };
         let detected = Detected::from(&heard.word);
         if let Word::Caller(Kind::Tls(hello)) = &heard.word
-            && is_for_us(hello, way.app.protocol)
+            && is_for_us(hello, app.protocol)
         {
             drop(heard.far);
             let (tcp, _) = near.into_tcp().ok()?;
-            return self.shake(tcp, &heard.read, connection, &trust).await;
+            return self.shake(tcp, &heard.read, connection, app, &trust).await;
         }
         if strict {
-            let probes =
-                matches!(heard.word, Word::Caller(Kind::Http1)) && !way.app.probes.is_empty();
+            let probes = matches!(heard.word, Word::Caller(Kind::Http1)) && !app.probes.is_empty();
             if !probes {
-                way.app.plaintext.refused.inc();
-                self.refuse(connection, &way, "plaintext", detected.word());
+                app.plaintext.refused.inc();
+                self.refuse(connection, app.port, "plaintext", detected.word());
                 return None;
             }
             connection.is_only_for_probes();
             return Some((near, Opening::Http1(heard.read)));
         }
-        way.app.plaintext.served.inc();
+        app.plaintext.served.inc();
         self.habits.spoke(connection, Habit::Plain);
         match heard.word {
-            Word::Caller(Kind::Http1) if way.speech() != Speech::Bytes => {
+            Word::Caller(Kind::Http1) if speech != Speech::Bytes => {
                 connection.meter().detected(detected);
                 Some((near, Opening::Http1(heard.read)))
             }
-            Word::Caller(Kind::Http2) if way.speech() != Speech::Bytes => {
+            Word::Caller(Kind::Http2) if speech != Speech::Bytes => {
                 connection.meter().detected(detected);
                 Some((near, Opening::Http2(heard.read)))
             }
@@ -188,17 +190,13 @@ impl Stack {
         tcp: TcpStream,
         read: &[u8],
         connection: &Rc<Connection>,
+        app: &App,
         trust: &Trust,
     ) -> Option<(Stream, Opening)> {
-        let way = self.local().way(connection)?;
         let metrics = trust.store.metrics();
         let Some(generation) = trust.store.current() else {
-            self.refuse(
-                connection,
-                &way,
-                "no_identity",
-                "this sidecar has no valid identity",
-            );
+            let why = "this sidecar has no valid identity";
+            self.refuse(connection, app.port, "no_identity", why);
             return None;
         };
         let shaken = tokio::time::timeout(HANDSHAKE, tls::accept(&generation, tcp, read)).await;
@@ -207,13 +205,18 @@ impl Stack {
             Ok(Err(error)) => {
                 metrics.handshake(tls::Direction::Inbound, Some(&error));
                 if !matches!(error, HandshakeError::Gone(_)) {
-                    self.refuse(connection, &way, "tls_handshake", &error.to_string());
+                    self.refuse(connection, app.port, "tls_handshake", &error.to_string());
                 }
                 return None;
             }
             Err(_) => {
                 metrics.handshake_timeout(tls::Direction::Inbound);
-                self.refuse(connection, &way, "tls_handshake", "it took more than 5 s");
+                self.refuse(
+                    connection,
+                    app.port,
+                    "tls_handshake",
+                    "it took more than 5 s",
+                );
                 return None;
             }
         };
@@ -233,10 +236,10 @@ impl Stack {
     }
 
     #[cold]
-    fn refuse(&self, connection: &Connection, way: &Way, rule: &'static str, why: &str) {
+    pub(super) fn refuse(&self, connection: &Connection, port: u16, rule: &'static str, why: &str) {
         connection.meter().closed_by_rule(rule);
         if self.told.may_tell(connection.desk().tick.now()) {
-            let (peer, port) = (connection.peer(), way.app.port);
+            let peer = connection.peer();
             tracing::warn!(%peer, port, rule, "a caller was refused: {why}");
         }
     }

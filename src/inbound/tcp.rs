@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{Protocol, Stack, Way, authorize::Caller, way::CONNECT};
 use crate::{
-    fault::Fault,
+    fault::{Fault, Reason},
     http::{
         Connection, Opening, SILENCE, Trail, Word,
         dialer::unconnected,
@@ -76,7 +76,8 @@ impl Stack {
         near: Stream,
         connection: &Rc<Connection>,
     ) -> Option<(Stream, Opening)> {
-        match self.local().way(connection)?.speech() {
+        let way = self.local().way(connection);
+        match way.map_or(Speech::Any, |way| way.speech()) {
             Speech::Http => Some((near, Opening::Unknown)),
             Speech::Any => self.listen(near, connection).await,
             Speech::Bytes => {
@@ -130,6 +131,8 @@ impl Stack {
     ) {
         connection.meter().detected(detected);
         let Some(way) = self.local().way(connection) else {
+            let port = connection.local().port();
+            self.refuse(connection, port, Reason::NoApp.word(), detected.word());
             return net::reset(near.tcp());
         };
         let passage = Passage::new(connection, detected, &way.app.tcp);

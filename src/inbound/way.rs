@@ -143,6 +143,11 @@ impl Local {
         }
     }
 
+    /// What the file says of every port that it does not name; none before the first plan.
+    pub(super) fn others(&self) -> Option<&App> {
+        self.others.as_deref()
+    }
+
     fn door(&self, door: &Door) -> Option<&Rc<Way>> {
         let found = self.ways.iter().find(|(own, _)| own == door);
         found.map(|(_, way)| way)

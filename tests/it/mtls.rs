@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Authority, Call, IdentityFolder, Origin, RawClient, Weft};
+use crate::harness::{Answer, Authority, Call, IdentityFolder, Origin, RawClient, TlsCaller, Weft};
 
 /// Two sidecars: `web`'s, which calls, and that of `payments`, before its application.
 struct Pair {
@@ -147,6 +147,37 @@ fn a_probe_stays_open_under_strict_and_nothing_else_does() {
         assert!([400, 403].contains(&answer.status), "{}", answer.status);
     }
     assert_eq!(app.count(), 1);
+}
+
+#[test]
+fn a_door_without_an_application_says_so() {
+    let authority = Authority::new("cluster.local");
+    let identity = IdentityFolder::new(&authority.leaf("payments"), authority.root());
+    let weft = Weft::start(&format!(
+        "identity: {}\noutbound: {{ listen: none }}\ninbound: {{ listen: \"127.0.0.1:0\" }}",
+        identity.yaml()
+    ));
+    let door = weft.inbound();
+    let web = |offer| TlsCaller::new(Some(&authority.leaf("web")), &[offer]);
+
+    let plain = Call::get("/").send(&door);
+    assert_eq!((plain.status, plain.reason()), (503, Some("no_app")));
+    for offer in ["weft/http1.1", "weft/tcp"] {
+        let proven = web(offer).call(&door, &Call::get("/")).expect("an answer");
+        assert_eq!((proven.status, proven.reason()), (503, Some("no_app")));
+    }
+
+    let mut stranger = RawClient::connect(&door);
+    stranger.send("\x01\x02\x03 no request at all\r\n\r\n");
+    assert!(stranger.read_to_end().is_empty());
+    let mut bytes = web("weft/tcp").connect(&door).expect("a handshake");
+    bytes.send("\x01\x02\x03 nor is this\r\n\r\n").unwrap();
+    assert!(bytes.read_exact(1).is_err());
+    weft.wait_for_metric(
+        "weft_connections_closed_total{direction=\"inbound\",rule=\"no_app\"}",
+        |count| count == 2.0,
+    );
+    weft.wait_for_log("no_app");
 }
 
 #[test]
