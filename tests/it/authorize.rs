@@ -73,17 +73,17 @@ fn a_denied_call_is_answered_403_counted_and_told() {
     assert_eq!((denied.status, denied.reason()), (403, Some("denied")));
     assert_eq!(app.connections(), 0);
     assert_eq!(Call::get("/orders/7").send(&weft.inbound()).status, 200);
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_authorization_total{rule=\"the-rule\",action=\"deny\"}",
-        |count| count == 1.0,
+        1.0,
     );
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_authorization_total{rule=\"default\",action=\"allow\"}",
-        |count| count == 1.0,
+        1.0,
     );
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_faults_total{direction=\"inbound\",reason=\"denied\"}",
-        |count| count == 1.0,
+        1.0,
     );
     let line = weft.wait_for_log("\"audit\"");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -598,9 +598,9 @@ fn a_dry_run_counts_and_lets_pass() {
     );
     assert_eq!(Call::get("/x").send(&weft.inbound()).status, 200);
     assert_eq!(Call::new("PUT", "/").send(&weft.inbound()).status, 200);
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_authorization_total{rule=\"try-it\",action=\"would_deny\"}",
-        |count| count == 1.0,
+        1.0,
     );
     let line = weft.wait_for_log("would_deny");
     assert!(
@@ -704,7 +704,7 @@ fn what_left_http_is_cut_when_the_rules_change_against_it() {
         &app.address(),
         &denies("[{ path: { prefix: /admin } }]"),
     ));
-    weft.wait_for_metric("weft_config_reload_total", |count| count == 1.0);
+    weft.assert_metric("weft_config_reload_total", 1.0);
     assert_eq!(passes(), (b"x".to_vec(), b"y".to_vec()));
     weft.reload(&upgrading(
         &app.address(),
@@ -712,9 +712,9 @@ fn what_left_http_is_cut_when_the_rules_change_against_it() {
     ));
     assert!(http1.is_closed_by_peer());
     http2.read_kind(kind::RST_STREAM);
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_authorization_total{rule=\"the-rule\",action=\"deny\"}",
-        |count| count == 2.0,
+        2.0,
     );
 }
 

@@ -81,9 +81,9 @@ fn a_verified_identity_is_let_in_and_another_is_told_the_rule() {
     let line = weft.wait_for_log("\"audit\"");
     assert!(line.contains(&mesh.authority.id("other")), "{line}");
     assert_eq!(status(&caller(&mesh.authority.leaf("web")), &weft), 200);
-    weft.wait_for_metric(
+    weft.assert_metric(
         "weft_authorization_total{rule=\"the-rule\",action=\"allow\"}",
-        |count| count == 1.0,
+        1.0,
     );
 }
 

@@ -65,8 +65,10 @@ fn state(weft: &Weft, address: &str) -> Value {
     found.expect("a known endpoint")["state"].clone()
 }
 
+const EJECTIONS: &str = "weft_endpoint_ejections_total";
+
 fn ejections(weft: &Weft) -> f64 {
-    weft.metric("weft_endpoint_ejections_total")
+    weft.metric(EJECTIONS)
 }
 
 #[test]
@@ -86,10 +88,7 @@ fn a_call_over_the_limit_of_requests_is_answered_at_once() {
         answer.text()
     );
     assert_eq!(origin.count(), 1);
-    assert_eq!(
-        weft.metric("weft_breaker_rejections_total{limit=\"requests\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_breaker_rejections_total{limit=\"requests\"}", 1.0);
 }
 
 #[test]
@@ -125,10 +124,7 @@ fn a_call_over_the_limit_of_pending_is_answered_at_once_and_one_below_waits() {
     assert_eq!(first.answer().text(), "first");
     assert_eq!(second.answer().text(), "ok");
     assert_eq!(origin.connections(), 1);
-    assert_eq!(
-        weft.metric("weft_breaker_rejections_total{limit=\"pending\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_breaker_rejections_total{limit=\"pending\"}", 1.0);
 }
 
 /// An idle connection of one worker is closed for a call of another.
@@ -195,7 +191,7 @@ fn failures_in_a_row_eject_an_endpoint() {
     }
     assert_eq!(failing.count(), 5);
     assert_eq!(state(&weft, &failing.address())["is"], "ejected");
-    assert_eq!(weft.metric("weft_endpoints{state=\"ejected\"}"), 1.0);
+    weft.assert_metric("weft_endpoints{state=\"ejected\"}", 1.0);
     weft.wait_for_log("endpoint ejected");
 }
 
@@ -224,17 +220,11 @@ fn failed_connections_eject_an_endpoint() {
         ejections(&weft) > 0.0
     });
     assert_eq!(state(&weft, &dead)["is"], "ejected");
-    assert_eq!(
-        weft.metric("weft_upstream_dials_total{result=\"failed\"}"),
-        5.0
-    );
+    weft.assert_metric("weft_upstream_dials_total{result=\"failed\"}", 5.0);
     for _ in 0..10 {
         assert_eq!(get(&weft).status, 200);
     }
-    assert_eq!(
-        weft.metric("weft_upstream_dials_total{result=\"failed\"}"),
-        5.0
-    );
+    weft.assert_metric("weft_upstream_dials_total{result=\"failed\"}", 5.0);
 }
 
 /// Counts how many of a gRPC callee's answers with this code it takes to be ejected; none after 20.
@@ -324,8 +314,9 @@ fn at_most_half_are_ejected() {
     for _ in 0..20 {
         assert_eq!(get(&weft).status, 500);
     }
-    assert_eq!(ejections(&weft), 2.0, "the floor of 2.5");
-    assert_eq!(weft.metric("weft_endpoints{state=\"healthy\"}"), 3.0);
+    // The floor of 2.5.
+    weft.assert_metric(EJECTIONS, 2.0);
+    weft.assert_metric("weft_endpoints{state=\"healthy\"}", 3.0);
 }
 
 #[test]
@@ -339,7 +330,7 @@ fn the_last_endpoint_is_never_ejected() {
         let answer = get(&weft);
         assert_eq!((answer.status, answer.reason()), (500, None));
     }
-    assert_eq!(ejections(&weft), 1.0);
+    weft.assert_metric(EJECTIONS, 1.0);
 }
 
 #[test]

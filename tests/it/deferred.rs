@@ -120,10 +120,8 @@ fn a_deferred_call_is_answered_at_once_and_made_later_as_it_was() {
         (&done["status"], &done["attempts"]),
         (&200.into(), &1.into())
     );
-    weft.wait_for_metric("weft_events_captured_total{route=\"notify\"}", |n| n == 1.0);
-    weft.wait_for_metric("weft_events_delivered_total{outcome=\"done\"}", |n| {
-        n == 1.0
-    });
+    weft.assert_metric("weft_events_captured_total{route=\"notify\"}", 1.0);
+    weft.assert_metric("weft_events_delivered_total{outcome=\"done\"}", 1.0);
 }
 
 #[test]
@@ -170,7 +168,7 @@ fn order_within_a_key_is_kept_by_a_callee_that_fails() {
         ));
     }
     wait_for_state(&weft, &last, "delivered");
-    weft.wait_for_metric("weft_events_ledger{state=\"delivered\"}", |n| n == 40.0);
+    weft.assert_metric("weft_events_ledger{state=\"delivered\"}", 40.0);
     for (key, bodies) in by_key(&origin.requests()) {
         let numbers: Vec<u32> = bodies.iter().map(|body| body.parse().unwrap()).collect();
         assert!(
@@ -289,10 +287,8 @@ fn used_up_attempts_and_plain_refusals_are_dead_letters() {
         (&dead["reason"], &dead["attempts"]),
         (&"exhausted".into(), &5.into())
     );
-    weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 2.0);
-    weft.wait_for_metric("weft_dead_letters_added_total{reason=\"rejected\"}", |n| {
-        n == 1.0
-    });
+    weft.assert_metric("weft_dead_letters{subscription=\"notify\"}", 2.0);
+    weft.assert_metric("weft_dead_letters_added_total{reason=\"rejected\"}", 1.0);
 }
 
 #[test]
@@ -388,7 +384,7 @@ fn a_full_outbox_refuses_the_next_call_and_keeps_what_it_has() {
     let answer = defer(&weft, "", "x");
     assert_eq!((answer.status, answer.reason()), (503, Some("outbox_full")));
     assert!(answer.header("retry-after").is_some());
-    weft.wait_for_metric("weft_outbox_events", |n| n == 4.0);
+    weft.assert_metric("weft_outbox_events", 4.0);
 }
 
 #[test]
@@ -453,7 +449,7 @@ fn the_same_call_under_the_same_key_is_the_same_event_even_over_a_death() {
     origin.start_again();
     wait_for_state(&weft, &first, "delivered");
     assert_eq!(accepted(&once(&weft, Some("k1"), "x", trace)), first);
-    weft.wait_for_metric("weft_events_ledger{state=\"delivered\"}", |n| n == 2.0);
+    weft.assert_metric("weft_events_ledger{state=\"delivered\"}", 2.0);
     assert_eq!(origin.count(), 2);
 }
 
@@ -506,7 +502,7 @@ fn no_accepted_call_is_lost_by_a_death() {
     weft.kill9();
     origin.start_again();
     weft.restart();
-    weft.wait_for_metric("weft_events_ledger{state=\"delivered\"}", |n| n == 50.0);
+    weft.assert_metric("weft_events_ledger{state=\"delivered\"}", 50.0);
     let seen = origin.requests();
     for id in &ids {
         assert!(
@@ -540,7 +536,7 @@ fn survives(point: &str) {
     if let Ok(answer) = answer {
         wait_for_state(&weft, &accepted(&answer), "delivered");
     }
-    weft.wait_for_metric("weft_outbox_events", |n| n == 0.0);
+    weft.assert_metric("weft_outbox_events", 0.0);
     let seen = origin.requests();
     let ids: Vec<_> = seen.iter().map(|one| one.header("ce-id")).collect();
     assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
@@ -598,7 +594,7 @@ upstreams:
     let seen = &origin.wait_for_requests(1)[0];
     assert_eq!(seen.body, grpc_message(b"ping"));
     assert_eq!(seen.header("ce-type"), Some("dev.weft.grpc.request.v1"));
-    weft.wait_for_metric("weft_events_ledger{state=\"delivered\"}", |n| n == 1.0);
+    weft.assert_metric("weft_events_ledger{state=\"delivered\"}", 1.0);
 }
 
 #[test]
@@ -689,7 +685,7 @@ fn a_dead_letter_is_edited_replayed_or_given_up_by_a_person() {
     for id in &ids {
         wait_for_state(&weft, id, "dead_lettered");
     }
-    weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 3.0);
+    weft.assert_metric("weft_dead_letters{subscription=\"notify\"}", 3.0);
     let told = weft
         .admin_get(&format!("/deadletters/{}", ids[0]))
         .to_string();
@@ -722,7 +718,7 @@ fn a_dead_letter_is_edited_replayed_or_given_up_by_a_person() {
         wait_for_state(&weft, &ids[2], "discarded")["reason"],
         "rejected"
     );
-    weft.wait_for_metric("weft_dead_letters{subscription=\"notify\"}", |n| n == 0.0);
+    weft.assert_metric("weft_dead_letters{subscription=\"notify\"}", 0.0);
 }
 
 #[test]
@@ -740,8 +736,6 @@ fn what_kills_the_sidecar_three_times_alone_is_a_dead_letter() {
         }
     }
     weft.restart();
-    weft.wait_for_metric("weft_dead_letters_added_total{reason=\"crash\"}", |n| {
-        n == 1.0
-    });
+    weft.assert_metric("weft_dead_letters_added_total{reason=\"crash\"}", 1.0);
     assert_eq!(origin.count(), 0);
 }

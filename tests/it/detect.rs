@@ -25,9 +25,9 @@ fn behind(address: &str, more: &str) -> Weft {
 
 #[track_caller]
 fn detected(weft: &Weft, what: &str) {
-    weft.wait_for_metric(
+    weft.assert_metric(
         &format!(r#"weft_detections_total{{detected="{what}"}}"#),
-        |count| count == 1.0,
+        1.0,
     );
 }
 
@@ -38,7 +38,7 @@ fn http_is_http_on_a_port_for_anything() {
     let answer = Call::get("/").host("callee").send(&weft.upstream("callee"));
     assert_eq!((answer.status, answer.text().as_str()), (200, "fine"));
     detected(&weft, "http1");
-    weft.wait_for_metric("weft_requests_total", |count| count == 1.0);
+    weft.assert_metric("weft_requests_total", 1.0);
 }
 
 #[test]
@@ -89,9 +89,7 @@ fn who_was_silent_for_long_may_still_speak_http() {
     assert!(client.is_quiet(), "two that wait for each other may do so");
     let answer = client.call(&Call::get("/"), "callee");
     assert_eq!(answer.status, 200);
-    weft.wait_for_metric("weft_requests_total{route=\"direct\"}", |count| {
-        count == 1.0
-    });
+    weft.assert_metric("weft_requests_total{route=\"direct\"}", 1.0);
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn every_a_and_aaaa_record_is_an_endpoint() {
         assert_eq!(get(&weft).status, 200);
     }
     assert!(four.count() > 0 && six.count() > 0);
-    assert_eq!(weft.metric("weft_endpoints{state=\"healthy\"}"), 2.0);
+    weft.assert_metric("weft_endpoints{state=\"healthy\"}", 2.0);
 }
 
 #[test]

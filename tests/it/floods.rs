@@ -29,10 +29,6 @@ fn get(path: &str) -> [(&str, &str); 4] {
     ]
 }
 
-fn closed(weft: &Weft, rule: &str) -> f64 {
-    weft.metric(&format!("weft_connections_closed_total{{rule=\"{rule}\"}}"))
-}
-
 /// What is fatal to an HTTP/2 connection upstream: these frames, over and over. True when we close it.
 fn upstream_is_cut(before: &[Frame], frames: impl Fn(u32) -> Vec<u8>) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -132,7 +128,7 @@ fn a_slow_preface_is_cut_and_so_is_a_handshake_that_stops_there() {
         client.send(begin);
         client.read_to_end();
     }
-    assert_eq!(closed(&weft, "head_timeout"), 2.0);
+    weft.assert_metric("weft_connections_closed_total{rule=\"head_timeout\"}", 2.0);
 }
 
 /// One stream's window is never opened: that stream goes, its connection and the others stay.

@@ -121,9 +121,7 @@ fn a_client_that_leaves_closes_the_connection_upstream() {
     drop(client);
     let line = weft.wait_for_access(|line| line["reason"] == "client_gone");
     assert_eq!(line["status"].as_u64().unwrap_or(499), 499, "{line}");
-    weft.wait_for_metric("weft_connections{direction=\"outbound\"}", |open| {
-        open == 0.0
-    });
+    weft.assert_metric("weft_connections{direction=\"outbound\"}", 0.0);
 }
 
 // Bodies
@@ -228,9 +226,7 @@ fn unannounced_trailers_are_dropped_and_counted() {
         (answer.text(), answer.trailers),
         ("ok".to_owned(), Vec::new())
     );
-    weft.wait_for_metric("weft_dropped_parts_total{part=\"trailers\"}", |count| {
-        count == 1.0
-    });
+    weft.assert_metric("weft_dropped_parts_total{part=\"trailers\"}", 1.0);
 }
 
 #[test]
@@ -247,10 +243,7 @@ fn interim_answers_are_dropped_and_counted() {
         "{}",
         String::from_utf8_lossy(&got)
     );
-    assert_eq!(
-        weft.metric("weft_dropped_parts_total{part=\"interim\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_dropped_parts_total{part=\"interim\"}", 1.0);
 }
 
 #[test]

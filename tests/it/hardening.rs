@@ -618,9 +618,7 @@ fn an_answer_with_too_many_fields_is_none() {
 
 const SHORT: &str = ", timers: { head: 300ms, idle: 1h, bodyRate: { bytesPerSecond: 64, over: 300ms }, writeStall: 500ms }";
 
-fn closed(weft: &Weft, rule: &str) -> f64 {
-    weft.metric(&format!("weft_connections_closed_total{{rule=\"{rule}\"}}"))
-}
+const HEAD_TIMEOUTS: &str = "weft_connections_closed_total{rule=\"head_timeout\"}";
 
 #[test]
 fn slow_heads_are_cut_and_idle_connections_are_not() {
@@ -633,12 +631,12 @@ fn slow_heads_are_cut_and_idle_connections_are_not() {
     slow.send("GET / HTTP/1.1\r\nhost: pay");
     assert!(silent.is_closed_by_peer());
     assert!(slow.is_closed_by_peer());
-    assert_eq!(closed(&weft, "head_timeout"), 2.0);
+    weft.assert_metric(HEAD_TIMEOUTS, 2.0);
     // A second head on a kept connection is as slow; the connection had been idle for longer than a head may take.
     assert_eq!(idle.call(&Call::get("/"), "payments").status, 200);
     idle.send("G");
     assert!(idle.is_closed_by_peer());
-    assert_eq!(closed(&weft, "head_timeout"), 3.0);
+    weft.assert_metric(HEAD_TIMEOUTS, 3.0);
 }
 
 #[test]
@@ -757,13 +755,8 @@ fn an_answer_that_nobody_takes_is_given_up() {
     let weft = started(&origin.address(), SHORT, "");
     let mut client = RawClient::connect(&weft.outbound());
     client.send(Call::get("/").bytes("payments"));
-    weft.wait_for_metric(
-        "weft_connections_closed_total{rule=\"write_stall\"}",
-        |count| count == 1.0,
-    );
-    weft.wait_for_metric("weft_connections{direction=\"outbound\"}", |open| {
-        open == 0.0
-    });
+    weft.assert_metric("weft_connections_closed_total{rule=\"write_stall\"}", 1.0);
+    weft.assert_metric("weft_connections{direction=\"outbound\"}", 0.0);
 }
 
 // Rule 7 and 8: whose fault, and what is left behind
@@ -787,9 +780,7 @@ fn a_broken_body_is_the_clients_fault() {
     client.send("POST / HTTP/1.1\r\nhost: payments\r\ncontent-length: 10\r\n\r\nabc");
     origin.wait_for_bytes(3, "abc");
     drop(client);
-    weft.wait_for_metric("weft_connections{direction=\"outbound\"}", |open| {
-        open == 0.0
-    });
+    weft.assert_metric("weft_connections{direction=\"outbound\"}", 0.0);
     assert_eq!(
         weft.metric("weft_upstream_tries_total{outcome=\"failed\"}"),
         0.0

@@ -168,10 +168,7 @@ fn interim_answers_over_http2_are_dropped_and_counted() {
     ));
     origin.send(&Frame::headers(stream, &[(":status", "204")], true));
     assert_eq!(field(&client.read_headers().1, ":status"), Some("204"));
-    assert_eq!(
-        weft.metric("weft_dropped_parts_total{part=\"interim\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_dropped_parts_total{part=\"interim\"}", 1.0);
 }
 
 #[test]
@@ -369,10 +366,7 @@ fn beyond_ten_streams_another_connection_opens() {
         }
         open.push(origin);
     }
-    assert_eq!(
-        weft.metric("weft_upstream_dials_total{result=\"connected\"}"),
-        3.0
-    );
+    weft.assert_metric("weft_upstream_dials_total{result=\"connected\"}", 3.0);
     drop(open);
 }
 
@@ -395,10 +389,7 @@ fn beyond_the_limit_of_connections_requests_wait_and_are_counted() {
     let (_, refused, _) = client.read_headers();
     assert_eq!(field(&refused, ":status"), Some("503"));
     assert_eq!(field(&refused, "x-weft-reason"), Some("pending_overflow"));
-    assert_eq!(
-        weft.metric("weft_breaker_rejections_total{limit=\"pending\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_breaker_rejections_total{limit=\"pending\"}", 1.0);
     // A stream that ends lets one go on.
     origin.send(&Frame::headers(first, &[(":status", "204")], true));
     assert_eq!(client.read_headers().0, 1);

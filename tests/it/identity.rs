@@ -88,7 +88,7 @@ fn a_new_certificate_is_taken_over_however_it_comes() {
     wait_for_minutes(&weft, 30);
     plain.rename(&minutes(&authority, 40));
     wait_for_minutes(&weft, 40);
-    assert_eq!(weft.metric(ACCEPTED), 3.0);
+    weft.assert_metric(ACCEPTED, 3.0);
     let line = weft.wait_for_log("identity taken over");
     assert!(line.contains(&authority.id("web")), "{line}");
 }
@@ -159,7 +159,7 @@ fn what_is_no_use_is_refused_loudly_and_the_last_good_goes_on() {
     ];
     for (at, (leaf, roots, words)) in refusals.iter().enumerate() {
         folder.replace(leaf, roots);
-        weft.wait_for_metric(REFUSED, |count| count == (at + 1) as f64);
+        weft.assert_metric(REFUSED, (at + 1) as f64);
         let line = weft.wait_for_log(words);
         assert!(
             line.contains("ERROR") && line.contains("the last good identity goes on"),
@@ -202,7 +202,7 @@ fn nobody_is_ready_with_an_identity_that_has_ended() {
     let folder = IdentityFolder::new(&authority.sign(brief), authority.root());
     let weft = sidecar(&folder.yaml());
     wait_until("the identity's end", || !weft.is_ready());
-    assert!(weft.metric(LEFT) <= 0.0);
+    weft.wait_for_metric(LEFT, |left| left <= 0.0);
     folder.replace(&minutes(&authority, 10), authority.root());
     wait_until("the new identity", || weft.is_ready());
 }
@@ -235,7 +235,7 @@ fn an_agent_that_went_away_is_found_again() {
     );
     assert!(weft.is_ready(), "what it has counts on");
     api.start_again(600);
-    weft.wait_for_metric(ACCEPTED, |count| count == 2.0);
+    weft.assert_metric(ACCEPTED, 2.0);
 }
 
 #[test]
@@ -251,12 +251,12 @@ fn nothing_of_a_key_is_shown() {
     let torn = keyed(torn, &cut);
     keys.push(torn.key.clone());
     folder.replace(&torn, authority.root());
-    weft.wait_for_metric(REFUSED, |count| count == 1.0);
+    weft.assert_metric(REFUSED, 1.0);
     let mut swapped = authority.leaf("web");
     swapped.certificate = authority.leaf("web").key;
     keys.push(swapped.certificate.clone());
     folder.replace(&swapped, authority.root());
-    weft.wait_for_metric(REFUSED, |count| count == 2.0);
+    weft.assert_metric(REFUSED, 2.0);
     let said = [
         weft.logs(),
         weft.metrics(),

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use crate::harness::{
     Authority, Call, IdentityFolder, Leaf, Origin, Seen, Wanted, Weft, parts,
     parts::{Envoy, Offers, Speaks, WorkloadApi, openssl_client, python_tls_call, spiffe_post},
-    wait_until,
 };
 
 const DOMAIN: &str = "cluster.local";
@@ -54,11 +53,13 @@ fn assert_told(seen: &Seen, by: &str, caller: &str) {
     assert!(!told[0].contains("forged"), "{told:?}");
 }
 
-/// Handshakes of callers that were refused for this reason.
-fn refused(weft: &Weft, reason: &str) -> f64 {
-    weft.metric(&format!(
+/// One handshake of a caller was refused, for this reason.
+#[track_caller]
+fn assert_refusal(weft: &Weft, reason: &str) {
+    let name = format!(
         "weft_tls_handshakes_total{{direction=\"inbound\",result=\"failure\",reason=\"{reason}\"}}"
-    ))
+    );
+    weft.assert_metric(&name, 1.0);
 }
 
 #[test]
@@ -105,9 +106,7 @@ fn openssls_client_without_a_certificate_stays_out() {
     let said = String::from_utf8_lossy(&answer.stderr);
     assert!(said.contains("certificate required"), "{said}");
     assert!(answer.stdout.is_empty());
-    wait_until("the refusal to be counted", || {
-        refused(&weft, "no_certificate") == 1.0
-    });
+    assert_refusal(&weft, "no_certificate");
     assert_eq!(origin.connections(), 0);
 }
 
@@ -239,9 +238,7 @@ fn assert_refused(authority: &Authority, shown: &Leaf, reason: &str) {
     let shown = IdentityFolder::new(shown, authority.root());
     let answer = python_call(&weft, &shown);
     assert!(answer["error"].is_string(), "{answer}");
-    wait_until(&format!("the refusal as {reason}"), || {
-        refused(&weft, reason) == 1.0
-    });
+    assert_refusal(&weft, reason);
     assert_eq!(origin.connections(), 0);
 }
 
@@ -314,7 +311,7 @@ fn a_revoked_certificate_is_refused() {
     let weft = strict(&ours.yaml_with_revocations(), &origin);
     let answer = python_call(&weft, &IdentityFolder::new(&web, authority.root()));
     assert!(answer["error"].is_string(), "{answer}");
-    wait_until("the refusal", || refused(&weft, "revoked") == 1.0);
+    assert_refusal(&weft, "revoked");
     // A list says nothing of those that are not on it.
     let other = python_call(&weft, &identity(&authority, "other"));
     assert_eq!(other["status"], 200, "{other}");

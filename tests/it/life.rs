@@ -223,7 +223,9 @@ fn twenty_reloads_under_load_fail_no_call() {
     took.sort();
     assert!(took[10] < Duration::from_secs(1), "{took:?}");
     assert!(stays.is_quiet(), "a reload cut a call");
-    assert!(weft.metric("weft_config_reload_total{result=\"success\"}") >= 20.0);
+    weft.wait_for_metric("weft_config_reload_total{result=\"success\"}", |n| {
+        n >= 20.0
+    });
     assert_eq!(
         weft.metric("weft_config_reload_total{result=\"failure\"}"),
         0.0
@@ -353,10 +355,10 @@ fn a_wrong_file_is_refused_whole_and_counted() {
     assert_ne!(refused.status, 200);
     assert!(refused.text().contains("endpiont"), "{}", refused.text());
     assert_eq!(get(&weft, "payments").status, 200);
-    assert!(weft.metric("weft_config_reload_total{result=\"failure\"}") >= 1.0);
-    assert_eq!(weft.metric("weft_config_last_reload_successful"), 0.0);
+    weft.wait_for_metric("weft_config_reload_total{result=\"failure\"}", |n| n >= 1.0);
+    weft.assert_metric("weft_config_last_reload_successful", 0.0);
     weft.reload(&simple(&origin.address()));
-    assert_eq!(weft.metric("weft_config_last_reload_successful"), 1.0);
+    weft.assert_metric("weft_config_last_reload_successful", 1.0);
 }
 
 #[test]
@@ -742,8 +744,10 @@ fn connections_beyond_a_share_of_the_descriptors_are_closed_at_once() {
     for mut client in (0..10).map(connect) {
         assert!(client.is_closed_by_peer());
     }
-    let counted = weft.metric("weft_connections_closed_total{rule=\"too_many_connections\"}");
-    assert_eq!(counted, 10.0);
+    weft.assert_metric(
+        "weft_connections_closed_total{rule=\"too_many_connections\"}",
+        10.0,
+    );
     let kept = held[0].call(&Call::get("/"), "payments");
     assert_eq!(kept.status, 200, "a connection within the share goes on");
     held.truncate(MOST - 1);

@@ -138,7 +138,7 @@ fn scrape() -> String {
         .host("later")
         .send(&weft.outbound());
     weft.wait_for_metric("weft_events_delivered_total", |count| count >= 2.0);
-    weft.wait_for_metric("weft_dead_letters", |count| count == 1.0);
+    weft.assert_metric("weft_dead_letters", 1.0);
     Call::get("/")
         .host("shop")
         .header("connection", "upgrade")
@@ -153,7 +153,7 @@ fn scrape() -> String {
     assert_eq!(called.status, 200, "{}", called.text());
     let relayed = RawClient::connect(&weft.upstream("bytes"));
     drop(relayed);
-    weft.wait_for_metric("weft_tcp_closed_total", |count| count == 1.0);
+    weft.assert_metric("weft_tcp_closed_total", 1.0);
     // A head that never comes is a rule that closes.
     let _silent = RawClient::connect(&weft.outbound());
     weft.wait_for_metric("weft_connections_closed_total", |count| count >= 1.0);

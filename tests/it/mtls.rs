@@ -85,9 +85,9 @@ fn a_call_goes_by_mutual_tls_and_the_application_hears_who_called() {
         .payments
         .wait_for_access(|line| line["path"] == "/charge");
     assert_eq!(line["identity"], Value::from(web.clone()));
-    pair.payments.wait_for_metric(
+    pair.payments.assert_metric(
         &format!("weft_identity_requests_total{{identity=\"{web}\"}}"),
-        |count| count == 1.0,
+        1.0,
     );
 }
 
@@ -101,9 +101,9 @@ fn plaintext_is_closed_under_strict() {
     client.send("GET /charge HTTP/1.1\r\nhost: payments\r\n\r\n");
     assert!(client.read_to_end().is_empty());
     pair.payments.wait_for_log("a caller was refused");
-    pair.payments.wait_for_metric(
+    pair.payments.assert_metric(
         "weft_connections_closed_total{direction=\"inbound\",rule=\"plaintext\"}",
-        |count| count == 1.0,
+        1.0,
     );
     assert_eq!(pair.app.count(), 0);
 }
@@ -118,9 +118,9 @@ fn plaintext_is_served_and_counted_where_it_is_allowed() {
         pair.app.requests()[0].header("x-forwarded-client-cert"),
         None
     );
-    pair.payments.wait_for_metric(
+    pair.payments.assert_metric(
         &format!("weft_plaintext_connections_total{{port=\"{port}\",result=\"served\"}}"),
-        |count| count == 1.0,
+        1.0,
     );
 }
 

@@ -196,7 +196,7 @@ fn a_changed_file_is_followed() {
     assert_eq!(shop(&weft).text(), "one");
     weft.write_config(&to(&two));
     wait_until("the new upstream", || shop(&weft).text() == "two");
-    assert_eq!(weft.metric("weft_config_last_reload_successful"), 1.0);
+    weft.assert_metric("weft_config_last_reload_successful", 1.0);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn sighup_reads_the_file_again() {
     let reloads = "weft_config_reload_total{result=\"success\"}";
     assert_eq!(weft.metric(reloads), 0.0);
     weft.signal(Signal::HUP);
-    weft.wait_for_metric(reloads, |count| count == 1.0);
+    weft.assert_metric(reloads, 1.0);
 }
 
 #[test]
@@ -242,10 +242,10 @@ fn a_refused_reload_leaves_the_last_good_file_in_force() {
         assert!(refused.text().contains(part), "{}", refused.text());
     }
     assert_eq!(shop(&weft).text(), "one");
-    assert_eq!(weft.metric("weft_config_last_reload_successful"), 0.0);
-    assert!(weft.metric("weft_config_reload_total{result=\"failure\"}") >= 1.0);
+    weft.assert_metric("weft_config_last_reload_successful", 0.0);
+    weft.wait_for_metric("weft_config_reload_total{result=\"failure\"}", |n| n >= 1.0);
     weft.reload(&to(&origin));
-    assert_eq!(weft.metric("weft_config_last_reload_successful"), 1.0);
+    weft.assert_metric("weft_config_last_reload_successful", 1.0);
 }
 
 #[test]

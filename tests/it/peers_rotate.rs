@@ -193,8 +193,7 @@ fn assert_cut(change: impl FnOnce(&Authority, &IdentityFolder, &crate::harness::
         })
     };
     let handshakes = "weft_tls_handshakes_total{direction=\"inbound\",result=\"success\"}";
-    pair.payments
-        .wait_for_metric(handshakes, |count| count == 2.0);
+    pair.payments.assert_metric(handshakes, 2.0);
 
     let begun = Instant::now();
     change(&authority, &callee, &web);

@@ -3,7 +3,7 @@
 
 use std::{io, net::TcpListener};
 
-use crate::harness::{Frame, H2Peer, RawClient, RawConnection, RawOrigin, Weft, kind, wait_for};
+use crate::harness::{Frame, H2Peer, RawClient, RawConnection, RawOrigin, Weft, kind};
 
 const STREAM: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -163,7 +163,5 @@ fn a_listener_that_leaves_is_missed_at_once() {
     client.read_until(b"data: one\n\n");
     drop(client);
     weft.wait_for_access(|line| line["reason"] == "client_gone");
-    wait_for("nothing to be open", || {
-        (weft.metric("weft_connections{direction=\"outbound\"}") == 0.0).then_some(())
-    });
+    weft.assert_metric("weft_connections{direction=\"outbound\"}", 0.0);
 }

@@ -75,9 +75,9 @@ fn a_reset_is_passed_on_as_a_reset() {
     client.send("die");
     let error = client.stream().read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    weft.wait_for_metric(
+    weft.assert_metric(
         r#"weft_tcp_closed_total{upstream="bytes",end="callee_broke"}"#,
-        |count| count == 1.0,
+        1.0,
     );
 
     let seen = RawOrigin::start(|connection| {
@@ -95,9 +95,9 @@ fn a_reset_is_passed_on_as_a_reset() {
     client.send("hello");
     seen.wait_for_bytes(0, "hello");
     client.reset();
-    weft.wait_for_metric(
+    weft.assert_metric(
         r#"weft_tcp_closed_total{upstream="bytes",end="caller_broke"}"#,
-        |count| count == 1.0,
+        1.0,
     );
 }
 
@@ -199,10 +199,7 @@ fn where_one_endpoint_refuses_another_is_tried() {
         client.read_until(b"here");
     }
     // What refuses connections is left alone after a while, as it is for calls.
-    weft.wait_for_metric(
-        r#"weft_endpoints{upstream="bytes",state="ejected"}"#,
-        |count| count == 1.0,
-    );
+    weft.assert_metric(r#"weft_endpoints{upstream="bytes",state="ejected"}"#, 1.0);
 }
 
 #[test]
@@ -214,8 +211,7 @@ fn without_an_endpoint_the_caller_hears_a_reset_and_the_log_why() {
     let line = weft.wait_for_access(|line| line["protocol"] == "TCP");
     assert_eq!(line["reason"], "connect_failed");
     assert_eq!(line["upstream"], "bytes");
-    let failed = weft.metric(r#"weft_faults_total{reason="connect_failed"}"#);
-    assert_eq!(failed, 1.0);
+    weft.assert_metric(r#"weft_faults_total{reason="connect_failed"}"#, 1.0);
 }
 
 #[test]
@@ -228,9 +224,7 @@ fn a_connection_above_the_limit_waits_for_a_place() {
     let mut first = RawClient::connect(&weft.upstream("bytes"));
     first.read_until(b"here");
     let mut second = RawClient::connect(&weft.upstream("bytes"));
-    weft.wait_for_metric("weft_tcp_connections{upstream=\"bytes\"}", |open| {
-        open == 2.0
-    });
+    weft.assert_metric("weft_tcp_connections{upstream=\"bytes\"}", 2.0);
     assert!(second.is_quiet());
     assert_eq!(origin.connections(), 1);
     drop(first);
@@ -262,12 +256,10 @@ fn its_end_is_a_line_in_the_log() {
         line.get("reason").is_none() && line.get("method").is_none(),
         "{line}"
     );
-    let bytes = |way| {
-        weft.metric(&format!(
-            r#"weft_tcp_bytes_total{{upstream="bytes",way="{way}"}}"#
-        ))
-    };
-    assert_eq!((bytes("from_caller"), bytes("to_caller")), (5.0, 8.0));
+    for (way, count) in [("from_caller", 5.0), ("to_caller", 8.0)] {
+        let name = format!(r#"weft_tcp_bytes_total{{upstream="bytes",way="{way}"}}"#);
+        weft.assert_metric(&name, count);
+    }
 }
 
 #[test]
@@ -276,11 +268,8 @@ fn bytes_are_counted_while_they_pass() {
     let weft = towards(&[origin.address()], "");
     let mut client = RawClient::connect(&weft.upstream("bytes"));
     client.read_until(b"abc");
-    assert_eq!(weft.metric(r#"weft_tcp_bytes_total{way="to_caller"}"#), 3.0);
-    assert_eq!(
-        weft.metric(r#"weft_tcp_connections{upstream="bytes"}"#),
-        1.0
-    );
+    weft.assert_metric(r#"weft_tcp_bytes_total{way="to_caller"}"#, 3.0);
+    weft.assert_metric(r#"weft_tcp_connections{upstream="bytes"}"#, 1.0);
 }
 
 #[test]
@@ -324,9 +313,8 @@ fn a_port_of_the_application_may_speak_first() {
         client.send("GET / HTTP/1.1\r\n\r\n");
         client.read_until(b"GET / HTTP/1.1\r\n\r\n");
     }
-    let passed =
-        weft.metric(r#"weft_tcp_connections_total{direction="inbound",upstream="port-5434"}"#);
-    assert_eq!(passed, 1.0);
+    let passed = r#"weft_tcp_connections_total{direction="inbound",upstream="port-5434"}"#;
+    weft.assert_metric(passed, 1.0);
 }
 
 #[test]
@@ -377,6 +365,10 @@ fn stores_speak_through_two_sidecars() {
         ));
         let caller = towards(&[callee.address("inbound.ports.7000")], "");
         assert_eq!(converse(kind, &caller.upstream("bytes")), told, "{kind:?}");
+        // Once the connection is over, all of it is counted.
+        for weft in [&caller, &callee] {
+            weft.assert_metric("weft_tcp_connections", 0.0);
+        }
         let passed = |weft: &Weft| weft.metric("weft_tcp_bytes_total{way=\"from_caller\"}");
         assert!(passed(&caller) > 0.0, "{kind:?}");
         assert_eq!(passed(&caller), passed(&callee), "{kind:?}");

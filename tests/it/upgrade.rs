@@ -110,10 +110,13 @@ fn opened(weft: &Weft) -> RawClient {
     client
 }
 
-fn upgrades(weft: &Weft, result: &str) -> f64 {
-    weft.metric(&format!(
+/// One handshake came to this end.
+#[track_caller]
+fn assert_upgrade(weft: &Weft, result: &str) {
+    let name = format!(
         "weft_upgrades_total{{direction=\"outbound\",protocol=\"websocket\",result=\"{result}\"}}"
-    ))
+    );
+    weft.assert_metric(&name, 1.0);
 }
 
 // HTTP/1.1 on both sides
@@ -137,10 +140,7 @@ fn a_websocket_passes_and_is_told_at_its_end() {
     }
     client.send("frames");
     client.read_until(b"frames");
-    assert_eq!(
-        weft.metric("weft_request_bytes_total{route=\"direct\"}"),
-        6.0
-    );
+    weft.assert_metric("weft_request_bytes_total{route=\"direct\"}", 6.0);
     assert!(!weft.access_log().iter().any(|line| line["path"] == "/chat"));
     client.close_write();
     assert!(client.is_closed_by_peer());
@@ -150,7 +150,7 @@ fn a_websocket_passes_and_is_told_at_its_end() {
         (&101.into(), &6.into(), &6.into())
     );
     assert!(line["reason"].is_null(), "{line}");
-    assert_eq!(upgrades(&weft, "switched"), 1.0);
+    assert_upgrade(&weft, "switched");
     let got = origin.text(0).to_lowercase();
     assert!(got.starts_with("get /chat?x=1 http/1.1\r\n"), "{got}");
     for line in [
@@ -242,7 +242,7 @@ fn a_switch_to_something_else_is_no_switch() {
     );
     // What was held is a request again.
     assert_eq!(client.answer().reason(), Some("unknown_host"));
-    assert_eq!(upgrades(&weft, "failed"), 1.0);
+    assert_upgrade(&weft, "failed");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_callee_may_decline_and_the_connection_goes_on() {
         origin.text(0).contains("GET /plain"),
         "the connection was kept"
     );
-    assert_eq!(upgrades(&weft, "declined"), 1.0);
+    assert_upgrade(&weft, "declined");
 }
 
 /// Without `Connection: upgrade` the field says nothing (RFC 9110 §7.8), and in HTTP/1.0 neither.
@@ -362,13 +362,13 @@ fn a_route_says_which_protocols_pass() {
     let got = origin.text(0);
     assert!(got.contains("\r\nupgrade: CHAT/2\r\n"), "{got}");
     assert_eq!(origin.connections(), 1);
-    assert_eq!(
-        weft.metric("weft_upgrades_total{protocol=\"chat/2\",result=\"switched\"}"),
-        1.0
+    weft.assert_metric(
+        "weft_upgrades_total{protocol=\"chat/2\",result=\"switched\"}",
+        1.0,
     );
-    assert_eq!(
-        weft.metric("weft_upgrades_total{protocol=\"other\",result=\"refused\"}"),
-        1.0
+    weft.assert_metric(
+        "weft_upgrades_total{protocol=\"other\",result=\"refused\"}",
+        1.0,
     );
 }
 
@@ -691,7 +691,7 @@ fn an_http2_server_may_decline() {
     origin.send(&Frame::data(stream, "no", true));
     let answer = client.answer();
     assert_eq!((answer.status, answer.text().as_str()), (404, "no"));
-    assert_eq!(upgrades(&weft, "declined"), 1.0);
+    assert_upgrade(&weft, "declined");
 }
 
 #[test]
@@ -750,10 +750,7 @@ fn two_sidecars_speak_http2_between_them() {
         client.send("hello");
         client.read_until(b"hello");
     }
-    assert_eq!(
-        near_app.metric("weft_connections{direction=\"inbound\"}"),
-        1.0
-    );
+    near_app.assert_metric("weft_connections{direction=\"inbound\"}", 1.0);
     drop(clients);
     wait_until("the ends of all three", || {
         near_app
@@ -799,10 +796,7 @@ fn a_caller_that_takes_nothing_from_a_tunnel_is_cut() {
     let client = opened(&weft);
     let line = weft.wait_for_access(|line| line["path"] == "/chat");
     assert!(!line["reason"].is_null(), "{line}");
-    assert_eq!(
-        weft.metric("weft_connections_closed_total{rule=\"write_stall\"}"),
-        1.0
-    );
+    weft.assert_metric("weft_connections_closed_total{rule=\"write_stall\"}", 1.0);
     drop(client);
 
     // Over HTTP/2 only the stream is.

@@ -76,7 +76,7 @@ fn clients_and_servers_of_others_speak_through_us() {
                 );
             }
             let switched = "weft_upgrades_total{protocol=\"websocket\",result=\"switched\"}";
-            pair.app.wait_for_metric(switched, |count| count == 2.0);
+            pair.app.assert_metric(switched, 2.0);
         }
     }
 }

@@ -34,6 +34,9 @@ pub use weft::{Failed, Weft};
 /// How long a condition may take before the test fails; a machine under load is slow, a broken one slower.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a look that found nothing rests.
+const POLL: Duration = Duration::from_millis(10);
+
 /// Polls until there is something, and returns it; fails the test after [`DEADLINE`].
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -43,7 +46,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(POLL);
     }
 }
 

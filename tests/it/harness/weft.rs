@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Call, DEADLINE, wait_for};
+use super::{Answer, Call, DEADLINE, POLL, wait_for};
 
 /// Keys that a story need not write, so that two stories never meet on a port or in a store.
 ///
@@ -214,7 +214,7 @@ impl Weft {
                 process.kill();
                 return Err(process.failed(None));
             }
-            thread::sleep(std::time::Duration::from_millis(10));
+            thread::sleep(POLL);
         }
     }
 
@@ -370,6 +370,24 @@ impl Weft {
     #[track_caller]
     pub fn wait_for_metric(&self, wanted: &str, mut will_do: impl FnMut(f64) -> bool) {
         wait_for(wanted, || will_do(self.metric(wanted)).then_some(()));
+    }
+
+    /// Waits until a metric has exactly this value: some are counted a moment after the client has its bytes.
+    #[track_caller]
+    pub fn assert_metric(&self, wanted: &str, value: f64) {
+        let begin = Instant::now();
+        loop {
+            let last = self.metric(wanted);
+            if last == value {
+                return;
+            }
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "{wanted} is {last}, not {value}\n{}",
+                self.logs()
+            );
+            thread::sleep(POLL);
+        }
     }
 
     /// Our own logs so far (stderr).
