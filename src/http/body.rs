@@ -1,7 +1,7 @@
 //! The two bodies: what goes to a callee, and what goes back to a caller.
 //!
-//! Frames pass as they are. Each is one enum, so that no body is boxed; each names the side at fault when it
-//! breaks, because only the callee's failures may count against an endpoint.
+//! Data passes as it is, trailers without what belongs in a head. Each is one enum, so that no body is boxed; each names
+//! the side at fault when it breaks, because only the callee's failures may count against an endpoint.
 
 use std::{
     cell::Cell,
@@ -17,7 +17,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    client::Parking, cut::Cut, exchange::Exchange, h2, pulse::Pulse, replay::Replay, upgrade::Far,
+    client::Parking, cut::Cut, exchange::Exchange, h2, headers::clean_trailers, pulse::Pulse,
+    replay::Replay, upgrade::Far,
 };
 use crate::{
     fault::{Fault, Reason},
@@ -117,12 +118,17 @@ impl Live {
                 }
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
                     if let Some(pulse) = &self.pulse {
                         pulse.came(data.len());
                     }
+                } else if let Some(trailers) = frame.trailers_mut()
+                    && !clean_trailers(trailers)
+                {
+                    let fault = Fault::new(Reason::BodyBroken, "more than 100 trailers");
+                    return Poll::Ready(Some(Err(fault)));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -333,6 +339,18 @@ impl Body {
     }
 }
 
+/// Takes out of an answer's trailers what belongs in a head.
+#[inline]
+fn trim(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, Fault> {
+    if let Some(trailers) = frame.trailers_mut()
+        && !clean_trailers(trailers)
+    {
+        let words = "more than 100 trailers behind the answer";
+        return Err(Fault::new(Reason::AnswerTooLarge, words));
+    }
+    Ok(frame)
+}
+
 /// What a look at an answer's first frame showed.
 pub enum Peek {
     Message,
@@ -414,11 +432,17 @@ impl Kind {
             }),
             Kind::Http1(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(super::client::broken_answer)))
+                Poll::Ready(match frame {
+                    Some(frame) => Some(frame.map_err(super::client::broken_answer).and_then(trim)),
+                    None => None,
+                })
             }
             Kind::Http2(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(super::client::broken_stream)))
+                Poll::Ready(match frame {
+                    Some(frame) => Some(frame.map_err(super::client::broken_stream).and_then(trim)),
+                    None => None,
+                })
             }
             Kind::Peeked(peeked) => match peeked.first.take() {
                 Some(first) => {

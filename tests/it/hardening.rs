@@ -241,6 +241,63 @@ fn what_two_readers_could_read_two_ways_ends_here() {
     }
 }
 
+/// Whoever merges trailers into a head is told nothing new about its sender, its framing or its cookies.
+#[test]
+fn trailers_say_nothing_that_belongs_in_a_head() {
+    const FIELDS: [(&str, &str); 5] = [
+        ("x-sum", "1"),
+        ("x-forwarded-client-cert", "forged"),
+        ("x-forwarded-for", "forged"),
+        ("x-weft-attempt", "forged"),
+        ("set-cookie", "forged"),
+    ];
+    let app = Origin::start();
+    let weft = Weft::start(&format!(
+        "
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{}\" }}",
+        app.address()
+    ));
+    let lines = FIELDS.map(|(name, value)| format!("{name}: {value}\r\n"));
+    let mut client = RawClient::connect(&weft.inbound());
+    client.send(format!(
+        "POST / HTTP/1.1\r\nhost: orders\r\ntrailer: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{}\r\n",
+        FIELDS.map(|(name, _)| name).join(", "),
+        lines.concat()
+    ));
+    assert_eq!(client.answer().status, 200);
+    let mut client = H2Peer::connect(&weft.inbound(), &[]);
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "orders"),
+    ];
+    client.send(&Frame::headers(1, &fields, false));
+    client.send(&Frame::data(1, "x", false));
+    client.send(&Frame::headers(1, &FIELDS, true));
+    client.read_headers();
+    let left = [("x-sum".to_owned(), "1".to_owned())];
+    for seen in app.wait_for_requests(2) {
+        assert_eq!(seen.trailers, left);
+    }
+    // Nor the other way.
+    let origin = Origin::answering(|_| {
+        let reply = Reply::ok("ok");
+        FIELDS
+            .iter()
+            .fold(reply, |reply, (name, value)| reply.trailer(name, value))
+    });
+    let weft = started(&origin.address(), "", ", protocol: http2");
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    let mut fields = fields;
+    fields[3].1 = "payments";
+    client.send(&Frame::headers(1, &fields, true));
+    client.read_headers();
+    let (body, trailers) = client.read_body(1);
+    assert_eq!(body, b"ok");
+    assert_eq!(trailers, left);
+}
+
 #[test]
 fn inbound_is_as_strict() {
     let app = RawOrigin::answering(OK);
