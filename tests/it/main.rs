@@ -1,6 +1,7 @@
 //! Stories over real sockets, starting from YAML. One module a story; `harness` is what they stand on.
 
 mod authorize;
+mod authorize_http2;
 mod authorize_peers;
 mod balance;
 mod breaker;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    DEADLINE,
+    DEADLINE, TlsCaller, TlsConnection,
     call::{dial, prepare},
 };
 
@@ -173,12 +173,22 @@ pub fn grpc_status(fields: &[(String, String)]) -> Option<u16> {
 /// Decoded fields, in order.
 pub type Fields = Vec<(String, String)>;
 
-/// One end of an HTTP/2 connection.
-pub struct H2Peer {
-    stream: TcpStream,
+/// One end of an HTTP/2 connection, over TCP or TLS.
+pub struct H2Peer<S = TcpStream> {
+    stream: S,
     decoder: httlib_hpack::Decoder<'static>,
     /// Every frame that was read, in order.
     pub seen: Vec<Frame>,
+}
+
+impl H2Peer<TlsConnection> {
+    /// The same as [`H2Peer::connect`] for a caller over TLS, whose offers must lead to HTTP/2.
+    pub fn connect_tls(caller: &TlsCaller, address: &str) -> io::Result<Self> {
+        let mut peer = H2Peer::over(caller.connect(address)?);
+        peer.stream.send(PREFACE)?;
+        peer.greet(&[]);
+        Ok(peer)
+    }
 }
 
 impl H2Peer {
@@ -204,7 +214,13 @@ impl H2Peer {
         peer
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl<S: Read + Write> H2Peer<S> {
+    fn over(stream: S) -> Self {
         H2Peer {
             stream,
             decoder: httlib_hpack::Decoder::default(),
@@ -326,7 +342,7 @@ impl H2Peer {
 
     /// Decodes the block that `first` begins.
     #[track_caller]
-    fn fields(&mut self, first: &Frame) -> Fields {
+    pub fn fields(&mut self, first: &Frame) -> Fields {
         let mut last = first.has(flag::END_HEADERS);
         let mut block = unpadded(first);
         while !last {
@@ -342,10 +358,6 @@ impl H2Peer {
         pairs
             .map(|(name, value, _)| (text(name), text(value)))
             .collect()
-    }
-
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 }
 
