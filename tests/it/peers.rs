@@ -124,9 +124,10 @@ fn stores_speak_with_their_own_clients() {
 }
 
 /// What the client of each kind has to tell in the end.
-pub const CONVERSATIONS: [(Kind, &str); 5] = [
+pub const CONVERSATIONS: [(Kind, &str); 6] = [
     (Kind::Redis, "ok 2"),
     (Kind::Postgres, "ok 1000 100000"),
+    (Kind::Mysql, "ok 1000 100000"),
     (Kind::Nats, "ok tfew 100"),
     (Kind::Smtp, "ok got 10018 bytes"),
     (Kind::Thrift, "ok tfew told"),

@@ -1,4 +1,4 @@
-//! What speaks other protocols than HTTP: Redis, PostgreSQL, NATS, SMTP, Thrift; each a real server, and a real client.
+//! What speaks other protocols than HTTP: Redis, PostgreSQL, MariaDB, NATS, SMTP, Thrift; each a real server, and a real client.
 
 use std::{
     ffi::OsStr,
@@ -19,6 +19,8 @@ pub enum Kind {
     Redis,
     /// The client speaks first: `SSLRequest`, then its startup.
     Postgres,
+    /// The server speaks first. MariaDB, by MySQL's protocol.
+    Mysql,
     /// The server speaks first.
     Nats,
     /// The server speaks first.
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Kind::Redis => "redis",
             Kind::Postgres => "postgres",
+            Kind::Mysql => "mysql",
             Kind::Nats => "nats",
             Kind::Smtp => "smtp",
             Kind::Thrift => "thrift",
@@ -50,8 +53,10 @@ impl Store {
     pub fn start(kind: Kind) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
-        if kind == Kind::Postgres {
-            initdb(path);
+        match kind {
+            Kind::Postgres => initdb(path),
+            Kind::Mysql => bootstrap(path),
+            Kind::Redis | Kind::Nats | Kind::Smtp | Kind::Thrift => {}
         }
         let (running, port) = on_a_free_port(|port| {
             let (mut command, install) = serving(kind, path, port);
@@ -89,6 +94,12 @@ fn serving(kind: Kind, folder: &Path, port: u16) -> (Command, &'static str) {
             command.args(["-h", "127.0.0.1", "-p", &port, "-c", "fsync=off", "-k"]);
             command.arg(folder).arg("-D").arg(folder.join("data"));
             POSTGRES
+        }
+        Kind::Mysql => {
+            command = mariadbd(folder);
+            command.args(["--bind-address=127.0.0.1", "--port", &port]);
+            command.args(["--socket=socket", "--skip-name-resolve"]);
+            MARIADB
         }
         Kind::Nats => {
             command = Command::new(cached("python/bin/nats-server"));
@@ -128,6 +139,38 @@ fn initdb(folder: &Path) {
     let mut command = postgres("initdb", folder);
     command.args(["-U", "postgres", "-A", "trust", "--no-sync", "-D", "data"]);
     let done = output(&mut command, POSTGRES);
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{stderr}");
+}
+
+const MARIADB: &str = "apt-get install mariadb-server-core";
+
+/// MariaDB's server alone, without the programs around it. It refuses root unless root is named.
+fn mariadbd(folder: &Path) -> Command {
+    let mut command = Command::new(program("mariadbd"));
+    command.args(["--no-defaults", "--user=root", "--innodb-log-file-size=4M"]);
+    command.arg("--datadir").arg(folder.join("data"));
+    command.current_dir(folder);
+    command
+}
+
+/// Makes the tables of its users and rights: what `mariadb-install-db` does, which wants the client installed too.
+fn bootstrap(folder: &Path) {
+    const TABLES: [&str; 2] = ["mysql_system_tables.sql", "mysql_system_tables_data.sql"];
+    let mut sql = "create database mysql;\nuse mysql;\nset @auth_root_socket = null;\n".to_owned();
+    for name in TABLES {
+        let path = Path::new("/usr/share/mysql").join(name);
+        let text = fs::read_to_string(path);
+        sql += &text.unwrap_or_else(|error| panic!("{name}: {error}; install it with `{MARIADB}`"));
+    }
+    let told = folder.join("bootstrap.sql");
+    fs::create_dir(folder.join("data")).expect("a new folder");
+    fs::write(&told, sql).expect("the folder can be written");
+    let mut command = mariadbd(folder);
+    command.arg("--bootstrap");
+    command.stdin(fs::File::open(told).expect("just written"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let done = spawn(&mut command, MARIADB).output();
     let stderr = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{stderr}");
 }
