@@ -645,7 +645,7 @@ fn an_http1_caller_reaches_an_http2_server() {
         (":authority", Some("chat")),
         (":scheme", Some("http")),
         ("sec-websocket-protocol", Some("v2")),
-        ("sec-websocket-key", None),
+        ("sec-websocket-key", Some(KEY)),
         ("upgrade", None),
         ("connection", None),
     ] {
@@ -673,6 +673,50 @@ fn an_http1_caller_reaches_an_http2_server() {
     assert_eq!(origin.read_kind(kind::DATA).payload, b"late");
     client.close_write();
     assert!(origin.read_kind(kind::DATA).has(flag::END_STREAM));
+}
+
+/// A key may have gone on to an HTTP/1.1 server behind it: its answer is none of a WebSocket's server then.
+#[test]
+fn an_http2_servers_answer_to_a_key_must_fit() {
+    let (listener, address) = listener();
+    let weft = to(&address, ", protocol: http2");
+    let mut client = RawClient::connect(&weft.outbound());
+    client.send(handshake());
+    let mut origin = H2Peer::accept(&listener, ALLOWED);
+    let (stream, _, _) = origin.read_headers();
+    let answer = [(":status", "200"), ("sec-websocket-accept", KEY)];
+    origin.send(&Frame::headers(stream, &answer, false));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.reason()), (502, Some("bad_answer")));
+    let mut client = RawClient::connect(&weft.outbound());
+    client.send(handshake());
+    let (stream, _, _) = origin.read_headers();
+    let answer = [(":status", "200"), ("sec-websocket-accept", ACCEPT)];
+    origin.send(&Frame::headers(stream, &answer, false));
+    let head = String::from_utf8(client.read_until(b"\r\n\r\n")).unwrap();
+    assert_eq!(head.matches(ACCEPT).count(), 1, "{head}");
+}
+
+/// It may have an HTTP/1.1 caller behind it who checks the answer.
+#[test]
+fn a_key_over_http2_is_answered_where_one_came() {
+    let origin = RawOrigin::start(echo);
+    let weft = to(&origin.address(), ", protocol: http1");
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    for (stream, key, accept) in [
+        (1, Some(KEY), Some(ACCEPT)),
+        (3, None, None),
+        (5, Some("none"), None),
+    ] {
+        let mut fields = extended("/").to_vec();
+        fields.extend(key.map(|key| ("sec-websocket-key", key)));
+        client.send(&Frame::headers(stream, &fields, false));
+        let (_, answer, _) = client.read_headers();
+        assert_eq!(field(&answer, ":status"), Some("200"));
+        assert_eq!(field(&answer, "sec-websocket-accept"), accept, "{key:?}");
+    }
+    // The server was asked by a key of ours.
+    assert!(!origin.text(0).contains(KEY), "{}", origin.text(0));
 }
 
 #[test]

@@ -120,6 +120,8 @@ async fn http1(
 }
 
 /// Asks for a stream of the protocol's bytes (RFC 8441).
+///
+/// A key goes along, though HTTP/2 does without: Envoy makes none when it goes on over HTTP/1.1 (envoy#8547).
 async fn http2(
     connection: h2::Connection,
     scheme: &str,
@@ -132,7 +134,10 @@ async fn http2(
         body: Some(RequestBody::Empty),
         stale: false,
     };
-    let request = http2_head(scheme, outgoing).map_err(nothing_sent)?;
+    let mut request = http2_head(scheme, outgoing).map_err(nothing_sent)?;
+    if let Some(key) = wish.key() {
+        request.headers_mut().insert(websocket::KEY, key.clone());
+    }
     let protocol = wish.token().to_str().unwrap_or_default();
     match connection.switch(request, protocol).await {
         Ok(h2::Switched::Yes(response, duplex)) => {

@@ -56,6 +56,8 @@ pub struct Wish {
     passed: Option<Token>,
     /// The WebSocket key of an HTTP/1.1 caller, or ours in the place of an HTTP/2 caller's.
     key: Option<HeaderValue>,
+    /// The key of an HTTP/2 caller that sent one: Envoy's HTTP/1.1 caller checks our answer to it (envoy#8547).
+    idle_key: Option<HeaderValue>,
     /// An HTTP/2 caller's stream, once it is answered with 200.
     stream: Option<OnUpgrade>,
 }
@@ -91,7 +93,7 @@ fn read_extended(exchange: &mut Exchange) -> Result<(), Fault> {
         ));
     };
     head.method = Method::GET;
-    head.headers.remove(websocket::KEY);
+    let idle_key = head.headers.remove(websocket::KEY);
     let key = is_websocket(&token).then(websocket::key);
     let stream = head.extensions.remove::<OnUpgrade>();
     let wish = Wish {
@@ -99,6 +101,7 @@ fn read_extended(exchange: &mut Exchange) -> Result<(), Fault> {
         others: SmallVec::new(),
         passed: None,
         key,
+        idle_key: idle_key.filter(websocket::is_key),
         stream,
     };
     exchange.upgrade = Some(Upgrade::new(Ask::Protocol(wish), false));
@@ -150,6 +153,7 @@ fn read_offer(exchange: &mut Exchange, facts: &Facts) -> Result<(), Fault> {
         others: offered.collect(),
         passed: None,
         key,
+        idle_key: None,
         stream: None,
     });
     Ok(())
@@ -168,7 +172,7 @@ impl Wish {
         &self.token
     }
 
-    /// `Sec-WebSocket-Key`, where the callee is asked over HTTP/1.1.
+    /// `Sec-WebSocket-Key` for the callee.
     pub fn key(&self) -> Option<&HeaderValue> {
         self.key.as_ref()
     }
@@ -261,18 +265,27 @@ impl Upgrade {
         let accepted = headers.remove(websocket::ACCEPT);
         let due = wish.key.as_ref().filter(|_| wish.is_websocket());
         let due = due.map(websocket::accept);
+        let fits = match (far.is_http1(), &wish.stream) {
+            // The caller looks itself at what its key is answered.
+            (true, None) => true,
+            (true, Some(_)) => accepted == due,
+            // HTTP/2 answers no key, but for one that went on over HTTP/1.1.
+            (false, _) => accepted.is_none() || accepted == due,
+        };
+        if !fits {
+            return Err(Fault::new(
+                Reason::BadAnswer,
+                "the endpoint's answer does not fit the WebSocket key",
+            ));
+        }
         if wish.stream.is_some() {
-            if far.is_http1() && accepted != due {
-                return Err(Fault::new(
-                    Reason::BadAnswer,
-                    "the endpoint's answer does not fit the WebSocket key",
-                ));
+            if let Some(key) = &wish.idle_key {
+                headers.insert(websocket::ACCEPT, websocket::accept(key));
             }
             *response.status_mut() = StatusCode::OK;
         } else {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, wish.token.clone());
-            // An HTTP/1.1 callee has answered the caller's own key, which the caller checks.
             let accepted = if far.is_http1() { accepted } else { due };
             if let Some(accepted) = accepted {
                 headers.insert(websocket::ACCEPT, accepted);
