@@ -1,12 +1,13 @@
 //! WebSocket's real clients and servers through two sidecars with mutual TLS, over either HTTP between them; a browser;
-//! and all of Autobahn's cases, which must find nothing that they do not find without us.
+//! and all of Autobahn's cases, which must find nothing that they do not find without us. And with Envoy in the place of
+//! either sidecar.
 
 use std::collections::BTreeMap;
 
 use crate::harness::{
     Authority, IdentityFolder, RawOrigin, Weft,
-    parts::{self, AutobahnCase, Browser, WebSocketServer},
-    wait_for,
+    parts::{self, AutobahnCase, Browser, Envoy, Speaks, WebSocketServer},
+    wait_for, wait_until,
 };
 
 /// A caller's sidecar and an application's, with this protocol between them.
@@ -18,34 +19,11 @@ struct Pair {
 
 impl Pair {
     fn before(server: &WebSocketServer, protocol: &str) -> Self {
-        let address = server.address();
-        let port = address.rsplit_once(':').unwrap().1;
         let authority = Authority::new("cluster.local");
         let identity = |name| IdentityFolder::new(&authority.leaf(name), authority.root());
         let (ours, theirs) = (identity("web"), identity("chat"));
-        let app = Weft::start(&format!(
-            "
-             identity: {}
-             inbound:
-               listen: \"127.0.0.1:0\"
-               app: \"{address}\"
-               ports: {{ {port}: {{ protocol: http }} }}
-               tls: {{ mode: strict }}",
-            theirs.yaml()
-        ));
-        let caller = Weft::start(&format!(
-            "
-             identity: {}
-             upstreams:
-               chat:
-                 endpoints: {{ static: [\"{}\"] }}
-                 listen: \"127.0.0.1:0\"
-                 protocol: {protocol}
-                 identity: \"{}\"",
-            ours.yaml(),
-            app.inbound(),
-            authority.id("chat"),
-        ));
+        let app = called(&theirs, &server.address());
+        let caller = calling(&ours, &app.inbound(), protocol, &authority.id("chat"));
         Pair {
             caller,
             app,
@@ -58,6 +36,36 @@ impl Pair {
     }
 }
 
+/// A strict sidecar before the application at `address`.
+fn called(identity: &IdentityFolder, address: &str) -> Weft {
+    let port = address.rsplit_once(':').unwrap().1;
+    Weft::start(&format!(
+        "
+         identity: {}
+         inbound:
+           listen: \"127.0.0.1:0\"
+           app: \"{address}\"
+           ports: {{ {port}: {{ protocol: http }} }}
+           tls: {{ mode: strict }}",
+        identity.yaml()
+    ))
+}
+
+/// A sidecar whose upstream `chat` is `id` at `address`.
+fn calling(identity: &IdentityFolder, address: &str, protocol: &str, id: &str) -> Weft {
+    Weft::start(&format!(
+        "
+         identity: {}
+         upstreams:
+           chat:
+             endpoints: {{ static: [\"{address}\"] }}
+             listen: \"127.0.0.1:0\"
+             protocol: {protocol}
+             identity: \"{id}\"",
+        identity.yaml()
+    ))
+}
+
 #[test]
 fn clients_and_servers_of_others_speak_through_us() {
     let servers = [
@@ -67,17 +75,67 @@ fn clients_and_servers_of_others_speak_through_us() {
     for (library, server) in &servers {
         for protocol in ["http1", "http2"] {
             let pair = Pair::before(server, protocol);
-            for client in ["ws", "websockets"] {
-                let url = format!("ws://{}/", pair.address());
-                let told = parts::websocket_conversation(client, &url);
-                assert_eq!(
-                    told, "ok text 5, bytes 300000, pong are you there 4001",
-                    "{client} to {library} over {protocol}"
-                );
-            }
+            assert_conversations(&pair.address(), &format!("to {library} over {protocol}"));
             let switched = "weft_upgrades_total{protocol=\"websocket\",result=\"switched\"}";
             pair.app.assert_metric(switched, 2.0);
         }
+    }
+}
+
+/// Both clients' whole conversations with both servers behind `address`.
+#[track_caller]
+fn assert_conversations(address: &str, over: &str) {
+    for client in ["ws", "websockets"] {
+        let told = parts::websocket_conversation(client, &format!("ws://{address}/"));
+        assert_eq!(
+            told, "ok text 5, bytes 300000, pong are you there 4001",
+            "{client} {over}"
+        );
+    }
+}
+
+/// The HTTP versions of Envoy's last two calls, both switched: the one that came in, the one that went on.
+#[track_caller]
+fn assert_calls(envoy: &Envoy, versions: &str, status: u16) {
+    let line = format!("{versions} {status}\n");
+    wait_until("Envoy to tell of two calls", || {
+        envoy.calls().ends_with(&line.repeat(2))
+    });
+}
+
+#[test]
+fn envoy_before_a_callee_switches_for_us_over_either_http() {
+    let authority = Authority::new("cluster.local");
+    let identity = |name| IdentityFolder::new(&authority.leaf(name), authority.root());
+    let (ours, theirs) = (identity("web"), identity("chat"));
+    for server in [WebSocketServer::node(), WebSocketServer::python()] {
+        let envoy = Envoy::inbound(&theirs, &authority.id("web"), &server.address());
+        for (protocol, version) in [("http1", "HTTP/1.1"), ("http2", "HTTP/2")] {
+            let weft = calling(&ours, &envoy.address(), protocol, &authority.id("chat"));
+            assert_conversations(&weft.upstream("chat"), protocol);
+            let switched = "weft_upgrades_total{protocol=\"websocket\",result=\"switched\"}";
+            weft.wait_for_metric(switched, |count| count == 2.0);
+            assert_calls(&envoy, &format!("{version} HTTP/1.1"), 101);
+        }
+    }
+}
+
+#[test]
+fn envoy_before_a_caller_has_us_switch_over_either_http() {
+    let authority = Authority::new("cluster.local");
+    let identity = |name| IdentityFolder::new(&authority.leaf(name), authority.root());
+    let (theirs, ours) = (identity("web"), identity("chat"));
+    for server in [WebSocketServer::node(), WebSocketServer::python()] {
+        let weft = called(&ours, &server.address());
+        for (speaks, version) in [(Speaks::Http1, "HTTP/1.1"), (Speaks::Http2, "HTTP/2")] {
+            let envoy = Envoy::outbound(&theirs, &authority.id("chat"), &weft.inbound(), speaks);
+            assert_conversations(&envoy.address(), version);
+            assert_calls(&envoy, &format!("HTTP/1.1 {version}"), 101);
+        }
+        let switched = "weft_upgrades_total{protocol=\"websocket\",result=\"switched\"}";
+        weft.wait_for_metric(switched, |count| count == 4.0);
+        let line = weft.wait_for_access(|line| !line["identity"].is_null());
+        assert_eq!(line["identity"], authority.id("web"));
     }
 }
 

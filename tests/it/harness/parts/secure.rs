@@ -116,7 +116,8 @@ pub enum Speaks {
     Http2,
 }
 
-/// Envoy as a sidecar: HTTP on the one side, mutual TLS with a SPIFFE identity on the other.
+/// Envoy as a sidecar: HTTP on the one side, mutual TLS with a SPIFFE identity on the other. WebSocket passes, over HTTP/2
+/// by extended CONNECT.
 pub struct Envoy {
     _running: Running,
     folder: TempDir,
@@ -136,7 +137,7 @@ impl Envoy {
             "h2, http/1.1",
         );
         let socket = format!("transport_socket: {tls}");
-        Envoy::start(&socket, "", &cluster(app, Speaks::Http1, ""))
+        Envoy::start(&socket, &cluster(app, Speaks::Http1, ""))
     }
 
     /// In front of a caller: plaintext in, mutual TLS to `server` at `callee`.
@@ -147,19 +148,21 @@ impl Envoy {
         };
         let tls = tls_context("UpstreamTlsContext", "", identity, server, alpn);
         let socket = format!("transport_socket: {tls},");
-        Envoy::start("", "", &cluster(callee, speaks, &socket))
+        Envoy::start("", &cluster(callee, speaks, &socket))
     }
 
-    fn start(listener: &str, http: &str, cluster: &str) -> Self {
+    fn start(listener: &str, cluster: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let conf = folder.path().join("envoy.yaml");
         let log = folder.path().join("log");
+        let calls = folder.path().join("calls");
         let (running, port) = on_a_free_port(|port| {
-            fs::write(&conf, config(port, listener, http, cluster)).expect("a file");
+            fs::write(&conf, config(port, &calls, listener, cluster)).expect("a file");
             let mut command = Command::new(cached("python/bin/envoy"));
             command
                 .args([Path::new("-c"), &conf, Path::new("--log-path"), &log])
                 .args(["--disable-hot-restart", "--concurrency", "1"])
+                .args(["--file-flush-interval-msec", "50"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
@@ -176,6 +179,11 @@ impl Envoy {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The calls that have ended, a line each: the HTTP version they came in and the one they went on in, their status.
+    pub fn calls(&self) -> String {
+        fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default()
+    }
+
     /// Its log so far, which says why when a start is in vain.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -183,7 +191,8 @@ impl Envoy {
 }
 
 /// Envoy's file: one listener that forwards every request to one cluster.
-fn config(port: u16, listener: &str, http: &str, cluster: &str) -> String {
+fn config(port: u16, calls: &Path, listener: &str, cluster: &str) -> String {
+    let calls = calls.display();
     format!(
         "
 static_resources:
@@ -195,7 +204,11 @@ static_resources:
           name: http,
           typed_config: {{
             '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager,
-            stat_prefix: http, codec_type: AUTO, {http}
+            stat_prefix: http, codec_type: AUTO,
+            upgrade_configs: [{{ upgrade_type: websocket }}], http2_protocol_options: {{ allow_connect: true }},
+            access_log: [{{ name: calls, typed_config: {{
+              '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {calls},
+              log_format: {{ text_format_source: {{ inline_string: \"%PROTOCOL% %UPSTREAM_PROTOCOL% %RESPONSE_CODE%\\n\" }} }} }} }}],
             forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: {{ uri: true }},
             route_config: {{ virtual_hosts: [{{
               name: all, domains: ['*'],
@@ -213,14 +226,14 @@ static_resources:
 fn cluster(address: &str, speaks: Speaks, socket: &str) -> String {
     let (host, port) = address.rsplit_once(':').expect("an address");
     let protocol = match speaks {
-        Speaks::Http1 => "http_protocol_options",
-        Speaks::Http2 => "http2_protocol_options",
+        Speaks::Http1 => "http_protocol_options: {}",
+        Speaks::Http2 => "http2_protocol_options: { allow_connect: true }",
     };
     format!(
         "{{ name: callee, type: STATIC, connect_timeout: 5s, {socket}
             typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{
               '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions,
-              explicit_http_config: {{ {protocol}: {{}} }} }} }},
+              explicit_http_config: {{ {protocol} }} }} }},
             load_assignment: {{ cluster_name: callee, endpoints: [{{ lb_endpoints: [{{ endpoint: {{
               address: {{ socket_address: {{ address: {host}, port_value: {port} }} }} }} }}] }}] }} }}"
     )
