@@ -111,13 +111,17 @@ impl Dialer for Secured {
             let left = self.connect_timeout.saturating_sub(begun.elapsed());
             let connected = self.shake(address, tcp, speak, left).await?;
             let speaks = self.agreed(address, speak, connected.alpn)?;
-            let mut stream = Stream::from(connected.stream).holding(held);
+            let stream = Stream::from(connected.stream);
             let proof = connected
                 .peer
                 .map(|peer| Credential::new(peer, &self.store, None, &self.tick));
-            if let Some(credential) = &proof {
-                stream = stream.leashed(credential.leash().clone());
-            }
+            let stream = match &proof {
+                // Kept as long as the connection: the pool forgets it at the next rotation, and what is open goes on.
+                Some(credential) => stream
+                    .leashed(credential.leash().clone())
+                    .holding(Box::new((held, credential.clone()))),
+                None => stream.holding(held),
+            };
             Ok(Dialled {
                 stream,
                 speaks,

@@ -35,6 +35,7 @@ mod pods;
 mod privilege;
 mod redirect;
 mod retry;
+mod rotation;
 mod routes;
 mod sse;
 mod store;
