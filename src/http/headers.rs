@@ -23,7 +23,8 @@ pub use trailers::clean_trailers;
 pub const MAX_FIELDS: usize = super::head::MAX_FIELDS;
 
 /// Certificates of a client, as the hop that saw them tells it: only ever set by us.
-pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static(WHO_CALLS);
+const WHO_CALLS: &str = "x-forwarded-client-cert";
 
 /// Ours: requests from outside lose every header that begins so, except `ATTEMPT`.
 const OURS: &str = "x-weft-";
@@ -197,7 +198,7 @@ fn clean(headers: &mut HeaderMap, version: Version, message: Message) -> Result<
             18 if name == "proxy-authenticate" => found |= found::PROXY_AUTH,
             19 if name == "proxy-authorization" => found |= found::PROXY_AUTH,
             25 if name == "proxy-authentication-info" => found |= found::PROXY_AUTH,
-            23 if name == CLIENT_CERT.as_str() => found |= found::CLIENT_CERT,
+            23 if is_client_cert(name) => found |= found::CLIENT_CERT,
             8.. if message == Message::Request && name.starts_with(OURS) => found |= found::OURS,
             _ => {}
         }
@@ -266,19 +267,27 @@ fn remove(
         headers.remove("proxy-authentication-info");
     }
     if found & found::CLIENT_CERT != 0 {
-        headers.remove(CLIENT_CERT);
+        remove_where(headers, is_client_cert);
     }
     if found & found::OURS != 0 {
-        let ours: SmallVec<[HeaderName; 4]> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with(OURS) && *name != ATTEMPT)
-            .cloned()
-            .collect();
-        for name in ours {
-            headers.remove(name);
-        }
+        remove_where(headers, |name| name.starts_with(OURS) && name != ATTEMPT);
     }
     Ok(())
+}
+
+fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    let names = headers.keys().filter(|name| goes(name.as_str()));
+    let names: SmallVec<[HeaderName; 4]> = names.cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// `x-forwarded-client-cert` as applications may read it: by CGI's custom `-` and `_` are one (RFC 3875 §4.1.18).
+fn is_client_cert(name: &str) -> bool {
+    let mut both = name.bytes().zip(WHO_CALLS.bytes());
+    name.len() == WHO_CALLS.len()
+        && both.all(|(said, own)| said == own || (said, own) == (b'_', b'-'))
 }
 
 /// Removes what `Connection` names, except what nobody can take from others.

@@ -146,9 +146,12 @@ fn what_is_between_two_hops_is_taken_out() {
             "identity",
             &[
                 ("x-forwarded-client-cert", "By=me"),
+                ("X-Forwarded-Client-Cert", "By=me"),
+                ("x_forwarded-client_cert", "By=me"),
+                ("x-forwarded-client.cert", "another name"),
                 ("x-forwarded-for", "1.2.3.4"),
             ],
-            &["x-forwarded-for"],
+            &["x-forwarded-client.cert", "x-forwarded-for"],
         ),
         (
             "ours",
@@ -365,6 +368,7 @@ fn trailers_say_nothing_that_a_head_says() {
         ("host", "b"),
         ("authorization", "x"),
         ("x-forwarded-client-cert", "By=me"),
+        ("x_forwarded_client_cert", "By=me"),
         ("x-weft-attempt", "1"),
     ]);
     assert!(clean_trailers(&mut trailers));

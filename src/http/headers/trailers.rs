@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
-use super::{MAX_FIELDS, OURS};
+use super::{MAX_FIELDS, OURS, is_client_cert};
 
 /// Takes out of trailers what belongs in a head: who merges them into it must not be told anew where a message
 /// ends, for whom it is and who sent it (RFC 9110 §6.5.1). False: over 100 fields, the message is broken.
@@ -40,6 +40,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) -> bool {
             HEADS_ONLY.binary_search(&name).is_ok()
                 || name.starts_with(OURS)
                 || name.starts_with("x-forwarded-")
+                || is_client_cert(name)
         })
         .cloned()
         .collect();
