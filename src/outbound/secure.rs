@@ -65,6 +65,15 @@ impl Security {
         })
     }
 
+    /// One word, for a metric.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Security::Plain => "none",
+            Security::Mesh { .. } => "mesh",
+            Security::Ordinary { .. } => "ordinary",
+        }
+    }
+
     /// Whether an endpoint may refuse us by our identity: in TLS 1.3 that comes when a request is on its way already.
     pub fn shows_identity(&self) -> bool {
         matches!(self, Security::Mesh { .. })

@@ -52,9 +52,9 @@ impl Metrics {
         let dials = IntCounterVec::new(
             Opts::new(
                 "weft_upstream_dials_total",
-                "Connections made to an upstream, by result.",
+                "Connections made to an upstream, by how they are secured and by result.",
             ),
-            &["upstream", "result"],
+            &["upstream", "tls", "result"],
         )?;
         registry.register(Box::new(dials.clone()))?;
         Ok(Metrics {
@@ -142,17 +142,20 @@ impl Upstream {
     ) -> Arc<Self> {
         let now = Instant::now();
         let resilience = Arc::new(metrics.resilience.of(label));
+        let dials = |result| {
+            let labels = [label, security.word(), result];
+            metrics.dials.with_label_values(&labels)
+        };
         Arc::new(Upstream {
             name: name.into(),
-            security,
             breaker: Breaker::new(name, settings.limits, resilience.clone()),
             budget: Budget::new(now),
             outlier: Outlier::new(settings.outlier, resilience.clone(), now),
             meter: Meter {
                 answered: metrics.tries.with_label_values(&[label, "answered"]),
                 failed: metrics.tries.with_label_values(&[label, "failed"]),
-                dialled: metrics.dials.with_label_values(&[label, "connected"]),
-                undialled: metrics.dials.with_label_values(&[label, "failed"]),
+                dialled: dials("connected"),
+                undialled: dials("failed"),
                 resilience,
             },
             members: watch::Sender::new(Members::default()),
@@ -160,6 +163,7 @@ impl Upstream {
             kept: Mutex::default(),
             endpoints: metrics.endpoints.clone(),
             settings: settings.into(),
+            security,
         })
     }
 

@@ -37,7 +37,11 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("weft_accept_errors_total", "counter", ""),
     ("weft_panics_total", "counter", ""),
     ("weft_upstream_tries_total", "counter", "outcome upstream"),
-    ("weft_upstream_dials_total", "counter", "result upstream"),
+    (
+        "weft_upstream_dials_total",
+        "counter",
+        "result tls upstream",
+    ),
     ("weft_retries_total", "counter", "upstream"),
     ("weft_retries_withheld_total", "counter", "upstream why"),
     ("weft_retry_budget_balance", "gauge", "upstream"),
