@@ -98,7 +98,14 @@ fn read(local: &Local, gate: &Rc<Gate>, exchange: &mut Exchange) -> Result<Rc<Wa
     let (host, path, admitted) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
         let admitted = match (&local.policy, &way) {
-            (_, Some(way)) if connection.identity().is_none() && way.is_probe(head, &target) => {
+            (_, Some(way))
+                if connection.identity().is_none()
+                    && exchange
+                        .upgrade
+                        .as_ref()
+                        .is_none_or(|upgrade| upgrade.wish().is_none())
+                    && way.is_probe(head, &target) =>
+            {
                 Ok(())
             }
             (_, Some(_)) if connection.is_for_probes() => Err(Fault::new(

@@ -40,6 +40,7 @@ mod routes;
 mod sse;
 mod store;
 mod stream;
+mod strict;
 mod tcp;
 mod tcp_mtls;
 mod tcp_redirected;

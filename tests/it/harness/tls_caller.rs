@@ -84,6 +84,15 @@ impl TlsCaller {
         })
     }
 
+    /// The first bytes of a handshake, for a caller that goes no further.
+    pub fn hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("weft.test").expect("a name");
+        let mut session = ClientConnection::new(self.config.clone(), name).expect("a session");
+        let mut bytes = Vec::new();
+        session.write_tls(&mut bytes).expect("memory");
+        bytes
+    }
+
     /// One call on a connection of its own.
     pub fn call(&self, address: &str, call: &Call) -> io::Result<Answer> {
         self.connect(address)?.call(call, address)
