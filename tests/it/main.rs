@@ -45,6 +45,7 @@ mod tcp;
 mod tcp_mtls;
 mod tcp_redirected;
 mod timeout;
+mod told;
 mod tunnels;
 mod upgrade;
 mod websocket;
