@@ -46,6 +46,7 @@ mod tcp_mtls;
 mod tcp_redirected;
 mod timeout;
 mod told;
+mod towards;
 mod tunnels;
 mod upgrade;
 mod websocket;
