@@ -75,14 +75,29 @@ impl Watched {
 
     /// Takes over what is new.
     fn look(&mut self) {
+        self.look_by(news);
+    }
+
+    /// What is replaced while `read` reads it is left for the next look, which the replacement brings about: some of it
+    /// may be old and some new, and would be refused as a pair that does not fit.
+    fn look_by(&mut self, read: impl FnOnce(&Files, &Settings) -> Result<News, SourceError>) {
+        let digest = self.digest();
+        if !self.intake.is_new(digest) {
+            return;
+        }
+        let news = read(&self.files, &self.settings);
+        if self.digest() == digest {
+            self.intake.look(digest, || news);
+        }
+    }
+
+    fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         for path in paths(&self.files, &self.settings) {
             // A digest of each, so that no byte moves unseen from one file to the next. No key stays behind here.
             digest.update(std::fs::read(path).map(Sha256::digest).unwrap_or_default());
         }
-        let (files, settings) = (&self.files, &self.settings);
-        self.intake
-            .look(digest.finalize().into(), || news(files, settings));
+        digest.finalize().into()
     }
 
     fn watcher(&self, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
@@ -140,41 +155,59 @@ mod tests {
     use super::*;
     use crate::tls::{
         Metrics,
-        issue::workload,
+        issue::{Issued, workload},
         tests::{DAY, ROOT, id},
     };
 
+    /// Files of an identity in a folder of their own.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn with(issued: &Issued) -> Self {
+            let place = Place(tempfile::tempdir().unwrap());
+            place.write(issued);
+            fs::write(place.0.path().join("ca.crt"), ROOT.certificate()).unwrap();
+            place
+        }
+
+        fn write(&self, issued: &Issued) {
+            fs::write(self.0.path().join("tls.crt"), &issued.certificate).unwrap();
+            fs::write(self.0.path().join("tls.key"), &issued.key).unwrap();
+        }
+
+        fn watched(&self, store: &Store) -> Watched {
+            let at = |name: &str| self.0.path().join(name);
+            let files = Files {
+                certificate: at("tls.crt"),
+                key: at("tls.key"),
+                roots: at("ca.crt"),
+                crl: None,
+            };
+            let settings = Settings {
+                files: Some(files.clone()),
+                workload_api: None,
+                trust_bundles: Default::default(),
+                cut_at_expiry: false,
+            };
+            Watched::new(&settings, &files, store)
+        }
+    }
+
     #[test]
     fn what_comes_too_early_is_taken_when_its_time_comes() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let files = Files {
-            certificate: at("tls.crt"),
-            key: at("tls.key"),
-            roots: at("ca.crt"),
-            crl: None,
-        };
-        let settings = Settings {
-            files: Some(files.clone()),
-            workload_api: None,
-            trust_bundles: Default::default(),
-            cut_at_expiry: false,
-        };
         // It counts a minute before it was made for.
-        let from = SystemTime::now() + Duration::from_secs(62);
+        let from = SystemTime::now() + Duration::from_secs(65);
         let early = ROOT
             .sign(workload(&[id("web").as_str()], from, DAY).unwrap())
             .unwrap();
-        fs::write(&files.certificate, &early.certificate).unwrap();
-        fs::write(&files.key, &early.key).unwrap();
-        fs::write(&files.roots, ROOT.certificate()).unwrap();
+        let place = Place::with(&early);
         let store = Store::new(Metrics::default());
-        let mut watched = Watched::new(&settings, &files, &store);
+        let mut watched = place.watched(&store);
         assert!(store.current().is_none());
         let begun = std::time::Instant::now();
         while store.current().is_none() {
             assert!(
-                begun.elapsed() < Duration::from_secs(20),
+                begun.elapsed() < Duration::from_secs(60),
                 "it is never taken"
             );
             std::thread::sleep(Duration::from_millis(50));
@@ -182,5 +215,23 @@ mod tests {
         }
         watched.look();
         assert_eq!(store.number(), 1, "what is taken is not taken again");
+    }
+
+    /// The certificate of before with the key of now fits nobody: no reason to cry.
+    #[test]
+    fn what_is_replaced_while_it_is_read_is_read_again() {
+        let place = Place::with(&ROOT.issue(&id("web"), DAY).unwrap());
+        let store = Store::new(Metrics::default());
+        let mut watched = place.watched(&store);
+        place.write(&ROOT.issue(&id("web"), DAY).unwrap());
+        let seen = watched.intake.seen;
+        watched.look_by(|files, settings| {
+            place.write(&ROOT.issue(&id("orders"), DAY).unwrap());
+            news(files, settings)
+        });
+        assert_eq!((store.number(), watched.intake.seen), (1, seen));
+        watched.look();
+        assert_eq!(store.number(), 2);
+        assert_eq!(store.current().unwrap().identity().id(), &id("orders"));
     }
 }

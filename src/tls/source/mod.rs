@@ -137,10 +137,15 @@ impl Intake {
         }
     }
 
+    /// Whether what has this digest is still to be looked at.
+    fn is_new(&self, digest: [u8; 32]) -> bool {
+        let due = self.again.is_some_and(|at| at <= SystemTime::now());
+        self.seen != Some(digest) || due
+    }
+
     /// Looks at what has this digest, if that is new.
     fn look(&mut self, digest: [u8; 32], read: impl FnOnce() -> Result<News, SourceError>) {
-        let due = self.again.is_some_and(|at| at <= SystemTime::now());
-        if self.seen == Some(digest) && !due {
+        if !self.is_new(digest) {
             return;
         }
         self.seen = Some(digest);
