@@ -29,8 +29,8 @@ pub trait House: 'static {
     fn listeners(&self) -> Value;
     /// The effective configuration, secrets hidden.
     fn config(&self) -> Value;
-    /// Reads the file again; the words say what changed, or why nothing did.
-    fn reload(&self) -> Result<String, String>;
+    /// Reads the file again, and returns once it is in force; the words say what changed, or why nothing did.
+    fn reload(&self) -> impl Future<Output = Result<String, String>>;
     /// Begins to leave, as SIGTERM does.
     fn drain(&self);
     /// Changes how much is logged.

@@ -77,7 +77,7 @@ pub(super) async fn answer<H: House>(house: &H, port: Port, request: Request<Inc
         "/listeners" => json(&house.listeners()),
         "/config" => json(&house.config()),
         "/upstreams" => json(&house.upstreams().await),
-        "/reload" => match house.reload() {
+        "/reload" => match house.reload().await {
             Ok(done) => words(StatusCode::OK, &done),
             Err(why) => words(StatusCode::UNPROCESSABLE_ENTITY, &why),
         },

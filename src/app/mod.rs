@@ -356,8 +356,10 @@ impl admin::House for House {
         config::values(&self.loaded.borrow())
     }
 
-    fn reload(&self) -> Result<String, String> {
-        self.reload_now()
+    async fn reload(&self) -> Result<String, String> {
+        let words = self.reload_now()?;
+        self.workers_follow().await;
+        Ok(words)
     }
 
     fn drain(&self) {

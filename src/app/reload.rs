@@ -9,7 +9,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{House, worker::Order};
+use super::{
+    House,
+    worker::{Order, Worker},
+};
 use crate::config::{Config, Loaded, restart_only_changes};
 
 /// A file that is written in pieces settles within this time.
@@ -60,6 +63,15 @@ impl House {
             }
         }
         result
+    }
+
+    /// Returns once every worker has done what it was ordered so far.
+    pub async fn workers_follow(&self) {
+        let asked: Vec<_> = self.workers.borrow().iter().map(Worker::done).collect();
+        for done in asked {
+            // An error says that the worker has ended.
+            let _ = done.await;
+        }
     }
 
     fn try_reload(&self) -> Result<String, String> {

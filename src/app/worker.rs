@@ -46,6 +46,8 @@ pub enum Order {
     /// Stops accepting there.
     Close(SocketAddr),
     Enter(Direction, Stage),
+    /// Answers, and so says that what was ordered before is done.
+    Answer(oneshot::Sender<()>),
     Report(oneshot::Sender<Vec<EndpointReport>>),
 }
 
@@ -113,6 +115,13 @@ impl Worker {
     /// Gives an order; lost where the worker has ended.
     pub fn give(&self, order: Order) {
         let _ = self.orders.send(order);
+    }
+
+    /// Hears once what was ordered before is done, or the worker has ended.
+    pub fn done(&self) -> oneshot::Receiver<()> {
+        let (to, done) = oneshot::channel();
+        self.give(Order::Answer(to));
+        done
     }
 
     /// Ends the worker and everything on it.
@@ -186,6 +195,9 @@ impl Room {
                 Order::Open(opening) => self.open(opening),
                 Order::Close(address) => self.close(|(own, _, _)| *own == address),
                 Order::Enter(direction, stage) => self.enter(direction, stage),
+                Order::Answer(to) => {
+                    let _ = to.send(());
+                }
                 Order::Report(to) => {
                     let _ = to.send(self.report());
                 }
