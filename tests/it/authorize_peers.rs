@@ -289,7 +289,7 @@ fn a_caller_whose_certificate_has_ended_gets_nothing_by_its_ticket() {
     let mesh = Mesh::new();
     let weft = mesh.for_web();
     let wanted = Wanted::default().uri(&mesh.authority.id("web"));
-    let caller = caller(&mesh.authority.sign(wanted.lasting(Duration::from_secs(4))));
+    let caller = caller(&mesh.authority.sign(wanted.lasting(Duration::from_secs(10))));
     assert_eq!(status(&caller, &weft), 200);
     let resumed = caller.connect(&weft.inbound()).unwrap();
     assert!(resumed.is_resumed(), "no ticket was given");

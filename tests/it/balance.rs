@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, thread, time::Duration};
 
-use crate::harness::{Call, Origin, RawClient, Reply, Weft, wait_until};
+use crate::harness::{Call, NEVER, Origin, RawClient, Reply, Weft, wait_until};
 
 fn file(policy: &str, endpoints: &[&Origin]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|origin| origin.address()).collect();
@@ -64,7 +64,7 @@ fn peak_ewma_avoids_an_endpoint_that_fails_fast() {
 #[test]
 fn least_request_avoids_the_endpoint_that_is_busy() {
     let answering = |seen: &crate::harness::Seen| match seen.path() {
-        "/hang" => Reply::ok("late").after(Duration::from_secs(60)),
+        "/hang" => Reply::ok("late").after(NEVER),
         _ => Reply::ok("ok"),
     };
     let origins = [Origin::answering(answering), Origin::answering(answering)];

@@ -7,17 +7,13 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Call, Origin, RawClient, Reply, Weft, dead_address, grpc_call, wait_until,
+    Answer, Call, NEVER, Origin, RawClient, Reply, Weft, dead_address, gated, grpc_call, wait_until,
 };
-
-/// Longer than any test waits.
-const NEVER: Duration = Duration::from_secs(60);
 
 fn start(workers: usize, endpoints: &[String], upstream: &str) -> Weft {
     let endpoints = endpoints.join("\", \"");
@@ -67,6 +63,12 @@ fn state(weft: &Weft, address: &str) -> Value {
 
 const EJECTIONS: &str = "weft_endpoint_ejections_total";
 
+/// An endpoint is no longer called.
+#[track_caller]
+fn assert_ejected(weft: &Weft, address: &str) {
+    wait_until("the ejection", || state(weft, address)["is"] == "ejected");
+}
+
 fn ejections(weft: &Weft) -> f64 {
     weft.metric(EJECTIONS)
 }
@@ -103,15 +105,14 @@ fn a_place_is_free_again_when_the_answer_is_over() {
 
 #[test]
 fn a_call_over_the_limit_of_pending_is_answered_at_once_and_one_below_waits() {
-    let origin = Origin::start();
+    let (origin, gate, asked) = gated();
     let weft = start(
         1,
         &[origin.address()],
         "limits: { connections: 1, pending: 1 }",
     );
-    origin.next([Reply::ok("first").after(Duration::from_secs(2))]);
     let mut first = begin(&weft);
-    origin.wait_for_requests(1);
+    wait_until("the first call", || asked.load(Ordering::SeqCst) == 1);
     let mut second = begin(&weft);
     wait_until("the second call to wait", || {
         upstream(&weft)["pending"] == 1
@@ -121,8 +122,9 @@ fn a_call_over_the_limit_of_pending_is_answered_at_once_and_one_below_waits() {
         (third.status, third.reason()),
         (503, Some("pending_overflow"))
     );
-    assert_eq!(first.answer().text(), "first");
-    assert_eq!(second.answer().text(), "ok");
+    drop(gate);
+    assert_eq!(first.answer().text(), "late");
+    assert_eq!(second.answer().text(), "late");
     assert_eq!(origin.connections(), 1);
     weft.assert_metric("weft_breaker_rejections_total{limit=\"pending\"}", 1.0);
 }
@@ -190,7 +192,7 @@ fn failures_in_a_row_eject_an_endpoint() {
         assert_eq!(get(&weft).status, 200);
     }
     assert_eq!(failing.count(), 5);
-    assert_eq!(state(&weft, &failing.address())["is"], "ejected");
+    assert_ejected(&weft, &failing.address());
     weft.assert_metric("weft_endpoints{state=\"ejected\"}", 1.0);
     weft.wait_for_log("endpoint ejected");
 }
@@ -219,7 +221,7 @@ fn failed_connections_eject_an_endpoint() {
         assert_eq!(get(&weft).status, 200);
         ejections(&weft) > 0.0
     });
-    assert_eq!(state(&weft, &dead)["is"], "ejected");
+    assert_ejected(&weft, &dead);
     weft.assert_metric("weft_upstream_dials_total{result=\"failed\"}", 5.0);
     for _ in 0..10 {
         assert_eq!(get(&weft).status, 200);

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, io::Write, net::TcpStream};
 
 use crate::harness::{
-    Answer, Call, Frame, H2Peer, Origin, RawClient, Reply, Seen, Weft, dead_address, grpc_message,
-    wait_for, wait_until,
+    Answer, Call, Frame, H2Peer, NEVER, Origin, RawClient, Reply, Seen, Weft, dead_address,
+    grpc_message, wait_for, wait_until,
 };
 
 /// A sidecar whose calls to `email` are deferred, keyed by `x-key`; `more` goes into the route.
@@ -614,7 +614,8 @@ upstreams:
             origin.address()
         )
     };
-    let mut weft = Weft::start(&text("one", &first, "500ms"));
+    // Longer than it takes to take its upstream away.
+    let mut weft = Weft::start(&text("one", &first, "5s"));
     let kept = accepted(&defer(&weft, "", "for one"));
     weft.reload(&text("two", &second, "0s"));
     let next = accepted(&defer(&weft, "", "for two"));
@@ -658,7 +659,7 @@ fn a_held_store_is_taken_over_once_it_is_free() {
 #[test]
 fn a_stop_burns_no_attempt_and_the_next_process_goes_on() {
     let origin = Origin::start();
-    origin.answer(|_| Reply::ok("").after(std::time::Duration::from_secs(30)));
+    origin.answer(|_| Reply::ok("").after(NEVER));
     let yaml = yaml(&origin.address(), QUICK) + "shutdown: { lameDuck: 0s, grace: 100ms }\n";
     let mut weft = Weft::start(&yaml);
     let id = accepted(&defer(&weft, "k", "x"));

@@ -1,8 +1,10 @@
 //! How deferred calls are delivered beside each other, and how often.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use crate::harness::{Answer, Call, Origin, RawOrigin, Reply, Seen, Weft, wait_for, wait_until};
+use crate::harness::{
+    Answer, Call, NEVER, Origin, RawOrigin, Reply, Seen, Weft, wait_for, wait_until,
+};
 
 /// A sidecar whose POSTs to `email` are deferred, keyed by `x-key`; `more` are the route's further keys.
 fn file(endpoint: &str, deliver: &str, more: &str) -> String {
@@ -65,7 +67,7 @@ fn the_routes_retries_do_not_multiply_the_attempts() {
 #[test]
 fn a_slow_key_holds_up_no_other() {
     let origin = Origin::answering(|seen| match seen.header("x-key") {
-        Some("slow") => Reply::ok("").after(Duration::from_secs(120)),
+        Some("slow") => Reply::ok("").after(NEVER),
         _ => Reply::ok(""),
     });
     let weft = Weft::start(&file(&origin.address(), "timeout: 3m", ""));
@@ -90,7 +92,7 @@ fn a_slow_key_holds_up_no_other() {
 fn comes_again(endpoint: &str, received: impl Fn() -> Vec<(Option<String>, Option<String>)>) {
     let weft = Weft::start(&file(
         endpoint,
-        "timeout: 500ms, backoff: { base: 1ms, max: 2ms }",
+        "timeout: 2s, backoff: { base: 1ms, max: 2ms }",
         "",
     ));
     let id = defer(&weft, "k", "x");
@@ -102,7 +104,7 @@ fn comes_again(endpoint: &str, received: impl Fn() -> Vec<(Option<String>, Optio
 #[test]
 fn a_call_that_timed_out_comes_again_with_its_id() {
     let origin = Origin::start();
-    origin.next([Reply::ok("").after(Duration::from_secs(120))]);
+    origin.next([Reply::ok("").after(NEVER)]);
     comes_again(&origin.address(), || {
         let seen = origin.requests();
         let header = |seen: &Seen, name| seen.header(name).map(str::to_owned);
@@ -184,7 +186,7 @@ fn a_replay_that_died_goes_on_and_is_not_run_twice() {
         wait_for_state(&weft, id, "dead_lettered");
     }
     // The callee hangs: replayed, and not yet delivered.
-    origin.answer(|_| Reply::ok("").after(Duration::from_secs(120)));
+    origin.answer(|_| Reply::ok("").after(NEVER));
     let replay = |weft: &Weft, id: &str| {
         let answer = weft.admin_post(&format!("/deadletters/{id}/replay"), "");
         answer.status

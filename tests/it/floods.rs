@@ -8,7 +8,8 @@ use std::{
 
 use crate::harness::{Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, Weft, block, kind};
 
-const SHORT: &str = ", timers: { head: 300ms, idle: 300ms, bodyRate: { bytesPerSecond: 64, over: 300ms }, writeStall: 500ms }";
+const SHORT: &str =
+    ", timers: { head: 1s, idle: 1s, bodyRate: { bytesPerSecond: 64, over: 1s }, writeStall: 1s }";
 
 /// One upstream `payments`, with `outbound`'s and the upstream's further keys.
 fn started(address: &str, outbound: &str, upstream: &str) -> Weft {

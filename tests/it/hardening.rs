@@ -673,7 +673,8 @@ fn an_answer_with_too_many_fields_is_none() {
 
 // Rule 5: timers
 
-const SHORT: &str = ", timers: { head: 300ms, idle: 1h, bodyRate: { bytesPerSecond: 64, over: 300ms }, writeStall: 500ms }";
+const SHORT: &str =
+    ", timers: { head: 1s, idle: 1h, bodyRate: { bytesPerSecond: 64, over: 1s }, writeStall: 1s }";
 
 const HEAD_TIMEOUTS: &str = "weft_connections_closed_total{rule=\"head_timeout\"}";
 
@@ -699,7 +700,7 @@ fn slow_heads_are_cut_and_idle_connections_are_not() {
 #[test]
 fn idle_connections_are_closed_in_order() {
     let origin = Origin::start();
-    let weft = started(&origin.address(), ", timers: { idle: 300ms }", "");
+    let weft = started(&origin.address(), ", timers: { idle: 1s }", "");
     let mut client = RawClient::connect(&weft.outbound());
     assert_eq!(client.call(&Call::get("/"), "payments").status, 200);
     assert!(client.is_closed_by_peer());

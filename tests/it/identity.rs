@@ -200,7 +200,8 @@ fn nobody_is_ready_with_an_identity_that_has_ended() {
         .uri(&authority.id("web"))
         .lasting(Duration::from_secs(4));
     let folder = IdentityFolder::new(&authority.sign(brief), authority.root());
-    let weft = sidecar(&folder.yaml());
+    // On a busy machine it may have ended before it is up: then it was never ready.
+    let weft = Weft::start_unready(&format!("identity: {}", folder.yaml()));
     wait_until("the identity's end", || !weft.is_ready());
     weft.wait_for_metric(LEFT, |left| left <= 0.0);
     folder.replace(&minutes(&authority, 10), authority.root());

@@ -17,8 +17,8 @@ use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Call, Frame, H2Peer, Origin, RawClient, Reply, Weft, dead_address, free_port,
-    grpc_message, grpc_status, kind, wait_until,
+    Answer, Call, Frame, H2Peer, NEVER, Origin, RawClient, Reply, Weft, dead_address, free_port,
+    gated, grpc_message, grpc_status, kind, wait_until,
 };
 
 fn get(weft: &Weft, host: &str) -> Answer {
@@ -45,21 +45,6 @@ fn addresses(weft: &Weft, name: &str) -> Vec<String> {
     let endpoints = upstream["endpoints"].as_array().expect("a list");
     let address = |endpoint: &Value| endpoint["address"].as_str().unwrap_or_default().to_owned();
     endpoints.iter().map(address).collect()
-}
-
-/// An origin whose answers wait until the test lets them go: by a word each, or all once the sender is dropped.
-fn gated() -> (Origin, mpsc::Sender<()>, Arc<AtomicUsize>) {
-    let (gate, told) = mpsc::channel();
-    let told = Mutex::new(told);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
-    let origin = Origin::answering(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        // Gone means that all may go.
-        let _ = told.lock().expect("no panic here").recv();
-        Reply::ok("late")
-    });
-    (origin, gate, asked)
 }
 
 fn wait_for_asked(asked: &AtomicUsize, count: usize) {
@@ -182,7 +167,7 @@ fn twenty_reloads_under_load_fail_no_call() {
     let origins = [Origin::start(), Origin::start(), Origin::start()];
     let pool: Vec<String> = origins.iter().map(Origin::address).collect();
     let gate = Origin::answering(|seen| match seen.header("x-stay") {
-        Some(_) => Reply::ok("late").after(Duration::from_secs(120)),
+        Some(_) => Reply::ok("late").after(NEVER),
         None => Reply::ok("ok"),
     });
     let weft = Weft::start(&generation(0, &pool, &gate.address()));
@@ -346,6 +331,11 @@ fn simple(endpoint: &str) -> String {
     format!("{SIMPLE}      payments: {{ endpoints: {{ static: [\"{endpoint}\"] }} }}\n")
 }
 
+/// With its common indentation off, to stand below a line without any.
+fn dedented(yaml: &str) -> String {
+    yaml.replace("\n    ", "\n")
+}
+
 #[test]
 fn a_wrong_file_is_refused_whole_and_counted() {
     let origin = Origin::start();
@@ -365,10 +355,7 @@ fn a_wrong_file_is_refused_whole_and_counted() {
 fn what_needs_a_restart_is_refused_by_name_with_all_beside_it() {
     let origin = Origin::start();
     let mut weft = Weft::start(&simple(&dead_address()));
-    let more = format!(
-        "workers: 3\n{}",
-        simple(&origin.address()).replace("\n    ", "\n")
-    );
+    let more = format!("workers: 3\n{}", dedented(&simple(&origin.address())));
     let refused = weft.try_reload(&more);
     assert_ne!(refused.status, 200);
     assert!(
@@ -379,6 +366,27 @@ fn what_needs_a_restart_is_refused_by_name_with_all_beside_it() {
         refused.text()
     );
     assert_eq!(get(&weft, "payments").status, 503, "a part was taken over");
+}
+
+/// Whoever is told so by `POST /reload` need not wait for anything.
+#[test]
+fn a_reload_that_was_answered_is_in_force_everywhere() {
+    let origins = ["old", "new"].map(|name| Origin::answering(move |_| Reply::ok(name)));
+    let file = |origin: &Origin| format!("workers: 8\n{}", dedented(&simple(&origin.address())));
+    let mut weft = Weft::start(&file(&origins[0]));
+    for turn in 1..=20 {
+        let origin = &origins[turn % 2];
+        weft.reload(&file(origin));
+        let before = origin.count();
+        for _ in 0..16 {
+            assert_eq!(get(&weft, "payments").status, 200);
+        }
+        assert_eq!(
+            origin.count() - before,
+            16,
+            "reload {turn} was not followed"
+        );
+    }
 }
 
 #[test]
@@ -475,7 +483,7 @@ fn is_ready(weft: &Weft) -> Option<u16> {
 #[test]
 fn in_its_lame_duck_time_nothing_idle_is_closed_and_callers_are_asked_to_go() {
     let origin = Origin::start();
-    let mut weft = Weft::start(&leaving(&origin.address(), "3s", "20s"));
+    let mut weft = Weft::start(&leaving(&origin.address(), "5s", "20s"));
     let call = Call::get("/").host("payments");
     let mut clients = [(); 2].map(|()| RawClient::connect(&weft.outbound()));
     for client in &mut clients {
@@ -554,7 +562,7 @@ fn what_is_under_way_is_finished_and_then_nothing_is_waited_for() {
 
 #[test]
 fn at_the_end_of_grace_what_is_left_is_cut() {
-    let origin = Origin::answering(|_| Reply::ok("late").after(Duration::from_secs(120)));
+    let origin = Origin::answering(|_| Reply::ok("late").after(NEVER));
     let mut weft = Weft::start(&leaving(&origin.address(), "50ms", "300ms"));
     let mut caller = begin(&weft, "payments");
     origin.wait_for_requests(1);
@@ -580,16 +588,16 @@ fn a_grpc_stream_that_is_cut_gets_unavailable_in_its_trailers() {
     peer.send(&Frame::data(stream, grpc_message(b"first"), false));
     let (_, _, end) = client.read_headers();
     assert!(!end);
+    assert_eq!(client.read_kind(kind::DATA).payload, grpc_message(b"first"));
     weft.term();
     let (body, trailers) = client.read_body(1);
-    assert_eq!(body, grpc_message(b"first"));
-    assert_eq!(grpc_status(&trailers), Some(14));
+    assert_eq!((body, grpc_status(&trailers)), (Vec::new(), Some(14)));
     assert!(weft.wait_for_exit().success());
 }
 
 #[test]
 fn a_second_sigterm_forces() {
-    let origin = Origin::answering(|_| Reply::ok("late").after(Duration::from_secs(120)));
+    let origin = Origin::answering(|_| Reply::ok("late").after(NEVER));
     let mut weft = Weft::start(&leaving(&origin.address(), "10m", "10m"));
     let mut caller = begin(&weft, "payments");
     origin.wait_for_requests(1);
@@ -672,7 +680,7 @@ fn the_outbox_empties_before_outbound() {
 #[test]
 fn leaving_under_load_fails_no_call() {
     let origin = Origin::answering(|_| Reply::ok("ok").after(Duration::from_millis(5)));
-    let mut weft = Weft::start(&leaving(&origin.address(), "1s", "20s"));
+    let mut weft = Weft::start(&leaving(&origin.address(), "5s", "20s"));
     let load = Load::start(&weft.outbound(), "payments", 8);
     load.wait_for_more(100);
     weft.term();
@@ -687,8 +695,8 @@ fn leaving_under_load_fails_no_call() {
 fn want_of_file_descriptors_is_said_rested_on_and_survived() {
     let origin = Origin::start();
     let weft = Weft::start(&format!(
-        "workers: 1{}",
-        simple(&origin.address()).replace("\n    ", "\n")
+        "workers: 1\n{}",
+        dedented(&simple(&origin.address()))
     ));
     assert_eq!(get(&weft, "payments").status, 200);
     let files = format!("/proc/{}/fd", weft.pid().as_raw_nonzero());

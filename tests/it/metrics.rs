@@ -118,7 +118,7 @@ fn scrape() -> String {
         outbound:
           listen: "127.0.0.1:0"
           unknown: deny
-          timers: {{ head: 200ms }}
+          timers: {{ head: 1s }}
           routes:
             - {{ name: shop, hosts: [shop], backends: [{{ upstream: shop }}] }}
             - {{ name: later, hosts: [later], matches: [{{ method: POST }}], backends: [{{ upstream: shop }}], defer: {{}} }}

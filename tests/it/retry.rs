@@ -4,12 +4,12 @@ use std::{
     net::TcpListener,
     sync::{Mutex, mpsc},
     thread,
-    time::Duration,
+    time::Instant,
 };
 
 use crate::harness::{
-    Answer, Call, Frame, H2Peer, Origin, RawClient, RawOrigin, Reply, Weft, dead_address,
-    grpc_call, grpc_message, grpc_status, kind,
+    Answer, Call, Frame, H2Peer, NEVER, Origin, RawClient, RawOrigin, Reply, Weft, dead_address,
+    grpc_call, grpc_message, grpc_status, kind, wait_until,
 };
 
 const REFUSED_STREAM: u32 = 7;
@@ -233,9 +233,9 @@ fn a_try_that_takes_too_long_is_tried_again_where_said() {
     let weft = start(
         &[origin.address()],
         "",
-        "timeouts: { backendRequest: 150ms }, retry: { conditions: [timeout] }",
+        "timeouts: { backendRequest: 1s }, retry: { conditions: [timeout] }",
     );
-    origin.next([Reply::ok("late").after(Duration::from_secs(60))]);
+    origin.next([Reply::ok("late").after(NEVER)]);
     assert_eq!(get(&weft).text(), "ok");
     assert_eq!(origin.count(), 2);
 }
@@ -376,14 +376,20 @@ fn retries_stop_when_the_budget_is_spent() {
         "outlier: { consecutiveFailures: 0 }",
         "retry: { attempts: 100, conditions: [gateway], backoff: { base: 1ms, max: 1ms } }",
     );
+    let begin = Instant::now();
     for _ in 0..3 {
         assert_eq!(get(&weft).status, 503);
     }
-    // 10 a second over 10 s, and no more.
-    assert!(origin.count() <= 103 + 20, "{} tries", origin.count());
+    // 10 a second over 10 s, and no more; on a busy machine it may take longer than that.
+    let windows = 1 + begin.elapsed().as_secs() as usize / 10;
+    let tries = origin.count();
+    assert!(tries <= 3 + 100 * windows + 20, "{tries} tries");
     let withheld = "weft_retries_withheld_total{why=\"budget\"}";
     weft.wait_for_metric(withheld, |count| count >= 1.0);
-    weft.assert_metric("weft_retry_budget_balance", 0.0);
+    wait_until("a spent budget", || {
+        assert_eq!(get(&weft).status, 503);
+        weft.metric("weft_retry_budget_balance") == 0.0
+    });
 }
 
 #[test]

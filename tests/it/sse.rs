@@ -138,7 +138,7 @@ fn a_long_poll_is_answered_when_there_is_something_to_say() {
 #[test]
 fn a_time_that_is_set_ends_a_stream() {
     let origin = on_demand();
-    let routes = ", routes: [{ name: r, hosts: [news], timeouts: { request: 1s } }]";
+    let routes = ", routes: [{ name: r, hosts: [news], timeouts: { request: 2s } }]";
     let weft = to(&origin.address(), "", routes);
     let mut client = RawClient::connect(&weft.outbound());
     client.send("GET /events HTTP/1.1\r\nhost: news\r\n\r\n");

@@ -18,6 +18,8 @@ mod weft;
 
 use std::{
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    process,
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -25,14 +27,17 @@ use std::{
 pub use call::{Answer, Call};
 pub use h2::{Frame, H2Peer, block, flag, grpc_call, grpc_message, grpc_status, kind};
 pub use load::{Load, Tally};
-pub use origin::{Origin, Reply, Seen};
+pub use origin::{Origin, Reply, Seen, gated};
 pub use raw::{RawClient, RawConnection, RawOrigin};
 pub use tls::{Authority, IdentityFolder, Leaf, Wanted};
 pub use tls_caller::{TlsCaller, TlsConnection};
 pub use weft::{Failed, Weft};
 
 /// How long a condition may take before the test fails; a machine under load is slow, a broken one slower.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Longer than any test waits: what ends before it was ended by somebody.
+pub const NEVER: Duration = Duration::from_secs(3600);
 
 /// How long a look that found nothing rests.
 const POLL: Duration = Duration::from_millis(10);
@@ -65,10 +70,22 @@ pub fn wait_for_connection(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// A loopback address that was free a moment ago, for programs that cannot be told port 0.
+/// A port of loopback for programs that cannot be told port 0.
+///
+/// No two calls get the same, and nobody else does unasked: the kernel's own begin above (`ip_local_port_range`).
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Runs beside each other begin at places of their own.
+    let own = process::id().wrapping_mul(997) % u32::from(COUNT);
+    loop {
+        let step = own + u32::from(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + u16::try_from(step % u32::from(COUNT)).expect("a remainder");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// An address where connections are refused.

@@ -5,11 +5,13 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     task::{Context, Poll},
     thread,
@@ -24,6 +26,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::wait_for;
@@ -138,6 +141,8 @@ struct Book {
 /// The running origin. Dropping it closes every connection.
 pub struct Origin {
     address: SocketAddr,
+    /// Bound to the address and deaf: nobody else gets it while the origin is stopped.
+    held: Option<Socket>,
     book: Arc<Mutex<Book>>,
     accepted: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
@@ -159,6 +164,7 @@ impl Origin {
     pub fn answering(answer: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
         let mut origin = Origin {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            held: None,
             book: Arc::new(Mutex::new(Book {
                 seen: Vec::new(),
                 next: VecDeque::new(),
@@ -176,7 +182,7 @@ impl Origin {
     pub fn at(address: SocketAddr, answer: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
         let mut origin = Origin::answering(answer);
         origin.stop();
-        origin.address = address;
+        (origin.address, origin.held) = (address, None);
         origin.start_again();
         origin
     }
@@ -242,8 +248,13 @@ impl Origin {
     /// Listens again on the same address.
     pub fn start_again(&mut self) {
         self.stop();
+        let held = self.held.take();
+        let held = held.unwrap_or_else(|| hold(self.address).expect("the address is free"));
+        let address = held.local_addr().expect("bound").as_socket();
+        self.address = address.expect("an address of IP");
+        self.held = Some(held);
         let (stop, stopped) = oneshot::channel();
-        let (ready, bound) = std::sync::mpsc::channel();
+        let (ready, listens) = mpsc::channel();
         let address = self.address;
         let (book, accepted, open) = (
             Arc::clone(&self.book),
@@ -259,17 +270,43 @@ impl Origin {
                 let listener = TcpListener::bind(address)
                     .await
                     .expect("the address is free");
-                let address = listener.local_addr().expect("bound");
-                ready.send(address).expect("the test waits");
+                ready.send(()).expect("the test waits");
                 tokio::select! {
                     () = accept(listener, book, accepted, open) => {}
                     _ = stopped => {}
                 }
             });
         });
-        self.address = bound.recv().expect("the origin listens");
+        listens.recv().expect("the origin listens");
         self.running = Some(Running { stop, thread });
     }
+}
+
+/// Two sockets may have one address where both say so and one of them never listens.
+fn hold(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// An origin whose answers wait until the test lets them go: by a word each, or all once the sender is dropped; and how
+/// many it was asked for.
+pub fn gated() -> (Origin, mpsc::Sender<()>, Arc<AtomicUsize>) {
+    let (gate, told) = mpsc::channel();
+    let told = Mutex::new(told);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let origin = Origin::answering(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        // Gone means that all may go.
+        let _ = told.lock().expect("no panic here").recv();
+        Reply::ok("late")
+    });
+    (origin, gate, asked)
 }
 
 impl Drop for Origin {

@@ -21,7 +21,7 @@ use rustls::{
 };
 
 use super::{
-    Answer, Call, Leaf,
+    Answer, Call, DEADLINE, Leaf,
     call::{dial, read_answer},
 };
 
@@ -114,16 +114,29 @@ impl TlsConnection {
         self.stream.write_all(bytes.as_ref())
     }
 
+    #[track_caller]
     pub fn read_exact(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
-        self.stream.read_exact(&mut bytes)?;
+        heard(self.stream.read_exact(&mut bytes))?;
         Ok(bytes)
     }
 
     /// Sends the call and reads its answer; the connection stays open.
+    #[track_caller]
     pub fn call(&mut self, call: &Call, host: &str) -> io::Result<Answer> {
         self.send(call.bytes(host))?;
-        read_answer(&mut self.stream, &mut self.kept, "GET")
+        heard(read_answer(&mut self.stream, &mut self.kept, "GET"))
+    }
+}
+
+/// Silence to the deadline is neither an answer nor a refusal.
+#[track_caller]
+fn heard<T>(read: io::Result<T>) -> io::Result<T> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            panic!("nothing was heard for {DEADLINE:?}")
+        }
+        read => read,
     }
 }
 

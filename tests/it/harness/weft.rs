@@ -10,7 +10,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -49,6 +52,8 @@ pub struct Weft {
     descriptors: Option<u32>,
     user: Option<u32>,
     unread: bool,
+    /// The most that [`Weft::peak_memory`] has told of this process.
+    peak: AtomicU64,
 }
 
 struct Process {
@@ -139,6 +144,7 @@ impl Weft {
             descriptors: None,
             user: None,
             unread: false,
+            peak: AtomicU64::new(0),
         };
         weft.write_config(yaml);
         weft
@@ -165,6 +171,7 @@ impl Weft {
     fn launch_until(&mut self, so: impl Fn(&Weft) -> bool) -> Result<(), Failed> {
         assert!(self.process.is_none(), "it runs already");
         let ready = self.folder.path().join("ready.json");
+        self.peak.store(0, Ordering::Relaxed);
         // A file of the run before would tell its addresses.
         let _ = fs::remove_file(&ready);
         let run = ["run", "-c", "weft.yaml"];
@@ -433,14 +440,17 @@ impl Weft {
         Pid::from_child(&process.child)
     }
 
-    /// Peak resident memory in bytes.
+    /// Peak resident memory in bytes, as far as it was asked for.
+    ///
+    /// Linux counts pages by processor and adds up roughly: now and then it tells a little less than before.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
         let status = fs::read_to_string(path).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        kib.expect("Linux tells the peak") * 1024
+        let bytes = kib.expect("Linux tells the peak") * 1024;
+        self.peak.fetch_max(bytes, Ordering::Relaxed).max(bytes)
     }
 
     #[track_caller]
