@@ -235,7 +235,7 @@ fn an_agent_that_went_away_is_found_again() {
         |count| count >= 2.0,
     );
     assert!(weft.is_ready(), "what it has counts on");
-    api.start_again(600);
+    api.start_again();
     weft.assert_metric(ACCEPTED, 2.0);
 }
 

@@ -12,6 +12,7 @@ mod delivery;
 mod demo;
 mod detect;
 mod dns;
+mod federation;
 mod floods;
 mod forward;
 mod hardening;

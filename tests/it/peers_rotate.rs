@@ -156,7 +156,7 @@ fn a_workload_api_that_was_away_is_found_again() {
     api.stop();
     assert_eq!(pair.post("two"), 200);
     // It comes back with another root.
-    api.start_again(60);
+    api.start_again();
     wait_for_rotations(&pair.web, 2.0);
     wait_for_rotations(&pair.payments, 2.0);
     assert_eq!(pair.post("three"), 200);

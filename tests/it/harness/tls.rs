@@ -58,6 +58,15 @@ impl Authority {
         &self.root
     }
 
+    /// The root and its key, in PEM, for who else is to sign with it.
+    pub fn root_and_key(&self) -> String {
+        format!("{}{}", self.root, self.issuer.key().serialize_pem())
+    }
+
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
     /// `spiffe://DOMAIN/ns/shop/sa/NAME`.
     pub fn id(&self, account: &str) -> String {
         format!("spiffe://{}/ns/shop/sa/{account}", self.domain)

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
@@ -33,9 +34,15 @@ type root struct {
 	number      int64
 }
 
-func newAuthority(trustDomain string, lifetime time.Duration) *authority {
+// newAuthority starts with a root of its own, or with the one in this PEM file: certificate and key.
+func newAuthority(trustDomain string, lifetime time.Duration, file string) *authority {
 	a := &authority{trustDomain: trustDomain, lifetime: lifetime, changed: make(chan struct{})}
-	a.roots = []root{a.newRoot()}
+	if file == "" {
+		a.roots = []root{a.newRoot()}
+	} else {
+		pair := must(tls.LoadX509KeyPair(file, file))
+		a.roots = []root{{certificate: pair.Leaf, key: pair.PrivateKey.(*ecdsa.PrivateKey)}}
+	}
 	return a
 }
 

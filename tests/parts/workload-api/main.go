@@ -1,12 +1,13 @@
 // A SPIFFE Workload API for tests, its X.509 part, on go-spiffe's own protocol stubs. It is not SPIRE.
 //
-//	workload-api [-trust-domain cluster.local] [-lifetime 1h] [-federate FILE.pem=TRUSTDOMAIN] SOCKET=PATH ...
+//	workload-api [-trust-domain cluster.local] [-lifetime 1h] [-root FILE.pem] [-federate FILE.pem=TRUSTDOMAIN] SOCKET=PATH ...
 //
 // Each socket belongs to one workload: who calls there is spiffe://TRUSTDOMAIN/PATH; an empty path is a workload
 // that nobody registered (PERMISSION_DENIED). Certificates are replaced at half their lifetime.
 //
 //	SIGHUP   a new root: trusted beside the old one at once, signing after half a lifetime, alone after two more
 //	SIGUSR1  every certificate issued so far is revoked; each workload gets the list, and a new certificate
+//	SIGUSR2  the federated bundles are read again; one whose file is gone is handed out no more
 //
 // Each step says so on stdout, so that a test can wait for it; the first line is `serving`.
 package main
@@ -37,7 +38,7 @@ type api struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	authority *authority
 	id        string
-	federated map[string][]byte
+	federated *federation
 }
 
 // allowed checks what the specification asks of every call.
@@ -60,7 +61,7 @@ func (a *api) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStrea
 				SpiffeId: a.id, X509Svid: certificate, X509SvidKey: key, Bundle: a.authority.bundle(),
 			}},
 			Crl:              a.authority.revocations(),
-			FederatedBundles: a.federated,
+			FederatedBundles: a.federated.bundles(),
 		})
 	})
 }
@@ -68,7 +69,7 @@ func (a *api) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStrea
 func (a *api) FetchX509Bundles(_ *workload.X509BundlesRequest, stream grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
 	return a.updates(stream.Context(), func() error {
 		bundles := map[string][]byte{"spiffe://" + a.authority.trustDomain: a.authority.bundle()}
-		for domain, bundle := range a.federated {
+		for domain, bundle := range a.federated.bundles() {
 			bundles[domain] = bundle
 		}
 		return stream.Send(&workload.X509BundlesResponse{Crl: a.authority.revocations(), Bundles: bundles})
@@ -95,37 +96,67 @@ func (a *api) updates(ctx context.Context, send func() error) error {
 }
 
 // federation is a flag that may come several times: FILE.pem=TRUSTDOMAIN.
-type federation map[string][]byte
+type federation struct {
+	files map[string]string
 
-func (f federation) String() string { return fmt.Sprint(len(f)) }
+	mu   sync.Mutex
+	read map[string][]byte
+}
 
-func (f federation) Set(text string) error {
+func (f *federation) String() string { return "" }
+
+func (f *federation) Set(text string) error {
 	file, domain, found := strings.Cut(text, "=")
 	if !found {
 		return fmt.Errorf("%q is not FILE.pem=TRUSTDOMAIN", text)
 	}
-	rest, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	for block, rest := pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
-		f["spiffe://"+domain] = append(f["spiffe://"+domain], block.Bytes...)
-	}
+	f.files["spiffe://"+domain] = file
 	return nil
+}
+
+// readAll takes what the files say now.
+func (f *federation) readAll() error {
+	read := map[string][]byte{}
+	for domain, file := range f.files {
+		rest, err := os.ReadFile(file)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for block, rest := pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
+			read[domain] = append(read[domain], block.Bytes...)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.read = read
+	return nil
+}
+
+func (f *federation) bundles() map[string][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.read
 }
 
 func main() {
 	log.SetFlags(log.Lmicroseconds)
-	federated := federation{}
+	federated := &federation{files: map[string]string{}}
 	trustDomain := flag.String("trust-domain", "cluster.local", "whose authority this is")
 	lifetime := flag.Duration("lifetime", time.Hour, "of a certificate")
+	root := flag.String("root", "", "the first root, certificate and key; one of its own without it")
 	flag.Var(federated, "federate", "a foreign bundle to hand out: FILE.pem=TRUSTDOMAIN")
 	flag.Parse()
+	if err := federated.readAll(); err != nil {
+		log.Fatal(err)
+	}
 
-	authority := newAuthority(*trustDomain, *lifetime)
+	authority := newAuthority(*trustDomain, *lifetime, *root)
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1)
-	go follow(signals, authority)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	go follow(signals, authority, federated)
 
 	var serving sync.WaitGroup
 	for _, argument := range flag.Args() {
@@ -146,7 +177,7 @@ func main() {
 	serving.Wait()
 }
 
-func follow(signals <-chan os.Signal, authority *authority) {
+func follow(signals <-chan os.Signal, authority *authority, federated *federation) {
 	for received := range signals {
 		switch received {
 		case syscall.SIGHUP:
@@ -154,6 +185,12 @@ func follow(signals <-chan os.Signal, authority *authority) {
 		case syscall.SIGUSR1:
 			authority.revokeAll()
 			say("revoked")
+		case syscall.SIGUSR2:
+			if err := federated.readAll(); err != nil {
+				log.Fatal(err)
+			}
+			authority.change(func() {})
+			say("the federated bundles are read")
 		}
 	}
 }

@@ -1,6 +1,7 @@
 //! The Workload API, and HTTP peers on go-spiffe (`tests/parts`).
 
 use std::{
+    fs,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
 };
@@ -10,31 +11,54 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{super::wait_until, PARTS, Running, cached, output, spawn, that_tells_its_port};
+use super::{
+    super::{Authority, wait_until},
+    PARTS, Running, cached, output, spawn, that_tells_its_port,
+};
 
 /// A Workload API with a socket a workload, on go-spiffe's stubs. Not SPIRE.
 pub struct WorkloadApi {
     running: Running,
     folder: TempDir,
     said: Arc<Mutex<Vec<String>>>,
+    arguments: Vec<String>,
     workloads: Vec<String>,
 }
+
+/// The file with the roots of the trust domain that a [`WorkloadApi`] is federated with.
+const PARTNER: &str = "partner.pem";
 
 impl WorkloadApi {
     /// The trust domain is `cluster.local`; a workload is a service account of the namespace `shop`.
     ///
     /// Certificates live so many seconds and are replaced at half of it.
     pub fn start(lifetime: u32, workloads: &[&str]) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("weft-workload-api-")
-            .tempdir()
-            .expect("a temporary folder");
+        WorkloadApi::serve(folder(), vec![format!("-lifetime={lifetime}s")], workloads)
+    }
+
+    /// One that signs with `own`, whose trust domain is `cluster.local`, and hands out the root of `partner` as well.
+    pub fn federated(own: &Authority, partner: &Authority, workloads: &[&str]) -> Self {
+        let folder = folder();
+        let write = |name, text: &str| {
+            fs::write(folder.path().join(name), text).expect("the folder can be written");
+        };
+        write("root.pem", &own.root_and_key());
+        write(PARTNER, partner.root());
+        let arguments = vec![
+            "-root=root.pem".to_owned(),
+            format!("-federate={PARTNER}={}", partner.domain()),
+        ];
+        WorkloadApi::serve(folder, arguments, workloads)
+    }
+
+    fn serve(folder: TempDir, arguments: Vec<String>, workloads: &[&str]) -> Self {
         let workloads: Vec<String> = workloads.iter().map(|&name| name.to_owned()).collect();
-        let (running, said) = serve(&folder, lifetime, &workloads);
+        let (running, said) = serve(&folder, &arguments, &workloads);
         let api = WorkloadApi {
             running,
             folder,
             said,
+            arguments,
             workloads,
         };
         api.wait_for("serving");
@@ -47,12 +71,12 @@ impl WorkloadApi {
     }
 
     /// A new process at the same sockets, with another authority.
-    pub fn start_again(&mut self, lifetime: u32) {
+    pub fn start_again(&mut self) {
         self.stop();
         for name in &self.workloads {
-            let _ = std::fs::remove_file(self.socket(name));
+            let _ = fs::remove_file(self.socket(name));
         }
-        (self.running, self.said) = serve(&self.folder, lifetime, &self.workloads);
+        (self.running, self.said) = serve(&self.folder, &self.arguments, &self.workloads);
         self.wait_for("serving");
     }
 
@@ -88,25 +112,48 @@ impl WorkloadApi {
         self.wait_for("revoked");
     }
 
+    /// Hands out these roots of the partner instead, or none of them any more.
+    pub fn federates(&self, roots: Option<&str>) {
+        const READ: &str = "the federated bundles are read";
+        let file = self.folder.path().join(PARTNER);
+        match roots {
+            Some(roots) => fs::write(file, roots),
+            None => fs::remove_file(file),
+        }
+        .expect("our own folder");
+        let before = self.times(READ);
+        self.signal(Signal::USR2);
+        wait_until(READ, || self.times(READ) > before);
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.running.0), signal).expect("it runs");
     }
 
     fn wait_for(&self, step: &str) {
-        wait_until(step, || {
-            let said = self.said.lock().expect("no panic here");
-            said.iter().any(|line| line == step)
-        });
+        wait_until(step, || self.times(step) > 0);
     }
+
+    fn times(&self, step: &str) -> usize {
+        let said = self.said.lock().expect("no panic here");
+        said.iter().filter(|line| *line == step).count()
+    }
+}
+
+fn folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("weft-workload-api-")
+        .tempdir()
+        .expect("a temporary folder")
 }
 
 fn serve(
     folder: &TempDir,
-    lifetime: u32,
+    arguments: &[String],
     workloads: &[String],
 ) -> (Running, Arc<Mutex<Vec<String>>>) {
     let mut command = Command::new(cached("bin/workload-api"));
-    command.arg("-lifetime").arg(format!("{lifetime}s"));
+    command.args(arguments);
     for name in workloads {
         command.arg(format!("{name}.sock=/ns/shop/sa/{name}"));
     }
