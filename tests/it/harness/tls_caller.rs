@@ -121,6 +121,18 @@ impl TlsConnection {
         Ok(bytes)
     }
 
+    /// True when the peer closes, or has closed, without another byte; a reset is a close as well.
+    #[track_caller]
+    pub fn is_closed_by_peer(&mut self) -> bool {
+        match self.stream.read(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("still open at the deadline")
+            }
+            Err(_) => true,
+        }
+    }
+
     /// Sends the call and reads its answer; the connection stays open.
     #[track_caller]
     pub fn call(&mut self, call: &Call, host: &str) -> io::Result<Answer> {
