@@ -302,6 +302,11 @@ impl House {
             %listeners,
             "weft runs"
         );
+        if self.loaded.borrow().config.identity.is_none() {
+            tracing::warn!(
+                "there is no `identity`: everything is plaintext, and nobody proves who calls"
+            );
+        }
         if let Some(path) = std::env::var_os("WEFT_READY_FILE") {
             files::write_whole(Path::new(&path), listeners.to_string().as_bytes())
                 .with_context(|| format!("WEFT_READY_FILE {}", Path::new(&path).display()))?;

@@ -122,6 +122,17 @@ fn what_goes_in_plaintext_though_we_have_an_identity_is_counted_and_named() {
     }
 }
 
+#[test]
+fn without_an_identity_the_log_says_that_all_is_plaintext() {
+    let authority = Authority::new("cluster.local");
+    let ours = identity(&authority, "web");
+    let words = "there is no `identity`: everything is plaintext";
+    let line = Weft::start("").wait_for_log(words);
+    assert!(line.contains("WARN"), "{line}");
+    let weft = Weft::start(&format!("identity: {}", ours.yaml()));
+    assert!(!weft.logs().contains(words), "{}", weft.logs());
+}
+
 // By identity
 
 /// The alert of TLS 1.3 comes in place of the answer: nothing of the call was looked at.
