@@ -412,6 +412,42 @@ async fn a_resumed_handshake_knows_its_peer_and_ends_with_its_generation() {
     assert_eq!(kind(&full.unwrap()), HandshakeKind::Full);
 }
 
+/// The callee would take them: it is the caller that must not come as who it was, nor as whom it did not look for.
+#[tokio::test]
+async fn a_ticket_is_shown_by_one_generation_and_for_one_expected_callee() {
+    let (web, orders) = (store("web"), store("orders"));
+    let (client, server) = (web.current().unwrap(), orders.current().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let shaken = async |client: &Generation, expected: &Expected| {
+        let accepted = async {
+            let (theirs, _) = listener.accept().await.unwrap();
+            accept(&server, theirs, b"").await
+        };
+        let connected = async {
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await;
+            client::connect(client, expected, ours.unwrap(), &[Alpn::Http2]).await
+        };
+        let (connected, accepted) = tokio::join!(connected, accepted);
+        let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
+        settle(&mut connected, &mut accepted).await;
+        kind(&connected)
+    };
+    let anyone = Expected::Anyone;
+    assert_eq!(shaken(&client, &anyone).await, HandshakeKind::Full);
+    assert_eq!(shaken(&client, &anyone).await, HandshakeKind::Resumed);
+    let exactly = Expected::exactly(id("orders"));
+    assert_eq!(shaken(&client, &exactly).await, HandshakeKind::Full);
+    assert_eq!(shaken(&client, &exactly).await, HandshakeKind::Resumed);
+    // The same identity and roots, put once more.
+    let again = ROOT.issue(&id("web"), DAY).unwrap();
+    let roots = bundles(&[("mesh.example", &ROOT)]);
+    web.put(identity(&again), roots, Revocations::default())
+        .unwrap();
+    let renewed = web.current().unwrap();
+    assert_eq!(shaken(&renewed, &anyone).await, HandshakeKind::Full);
+    assert_eq!(shaken(&renewed, &exactly).await, HandshakeKind::Full);
+}
+
 /// rustls takes the certificate of a resumed handshake from the ticket and looks at nothing of it.
 #[tokio::test]
 async fn a_resumed_handshake_with_an_ended_certificate_is_refused() {
