@@ -208,6 +208,14 @@ mod tests {
     }
 
     #[test]
+    fn the_ports_that_nobody_looks_at_are_those_of_the_docs() {
+        let said = OPAQUE_PORTS.map(|port| port.to_string()).join(", ");
+        let docs = include_str!("../../docs/protocols.md");
+        let docs = docs.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(docs.contains(&said), "{said}");
+    }
+
+    #[test]
     fn http_is_told_by_its_first_line_or_its_preface() {
         for caller in [Caller::Own, Caller::Stranger] {
             assert_eq!(judge(b"", caller), None);

@@ -71,3 +71,32 @@ pub fn be_patient(tcp: &TcpStream) {
 pub fn reset(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_peer_is_noticed_and_a_patient_one_is_not_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tcp = dial(address, Duration::from_secs(5)).await.unwrap();
+        let socket = SockRef::from(&tcp);
+        let noticed = || {
+            let keepalive = socket.keepalive().unwrap().then(|| {
+                let time = socket.tcp_keepalive_time().unwrap();
+                (time, socket.tcp_keepalive_interval().unwrap())
+            });
+            (keepalive, socket.tcp_user_timeout().unwrap())
+        };
+        let every = Some((Duration::from_secs(10), Duration::from_secs(10)));
+        assert_eq!(noticed(), (every, Some(Duration::from_secs(30))));
+        be_patient(&tcp);
+        assert_eq!(noticed(), (every, None));
+        let (accepted, _) = listener.accept().await.unwrap();
+        be_patient(&accepted);
+        assert!(SockRef::from(&accepted).keepalive().unwrap());
+    }
+}

@@ -235,6 +235,10 @@ fn an_agent_that_went_away_is_found_again() {
         |count| count >= 2.0,
     );
     assert!(weft.is_ready(), "what it has counts on");
+    // Each wait is twice the one before.
+    for wait in [100, 200, 400, 800] {
+        weft.wait_for_log(&format!("\"again_ms\":{wait}"));
+    }
     api.start_again();
     weft.assert_metric(ACCEPTED, 2.0);
 }
@@ -258,12 +262,26 @@ fn nothing_of_a_key_is_shown() {
     keys.push(swapped.certificate.clone());
     folder.replace(&swapped, authority.root());
     weft.assert_metric(REFUSED, 2.0);
-    let said = [
-        weft.logs(),
-        weft.metrics(),
-        weft.admin_get("/config").to_string(),
-        weft.admin_get("/listeners").to_string(),
-    ];
+    let mut said = vec![weft.logs(), weft.metrics()];
+    for page in [
+        "/",
+        "/config",
+        "/listeners",
+        "/upstreams",
+        "/outbox",
+        "/deadletters",
+        "/ready",
+        "/live",
+    ] {
+        said.push(Call::get(page).send(&weft.admin()).text());
+    }
+    for command in [
+        &["check", "-c", "weft.yaml"][..],
+        &["config", "--effective", "-c", "weft.yaml"],
+    ] {
+        let output = weft.run(command);
+        said.push(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
+    }
     for key in keys {
         for line in key.lines().filter(|line| !line.starts_with("-----")) {
             let part = &line[..line.len().min(16)];

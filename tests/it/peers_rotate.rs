@@ -290,6 +290,10 @@ fn a_list_that_should_have_been_replaced_goes_on_working_with_an_alarm() {
     );
     assert_eq!(pair.post("no"), 503);
     assert!(pair.payments.metric("weft_identity_crl_update_seconds") < 0.0);
+    let line = pair
+        .payments
+        .wait_for_log("a revocation list is past its date");
+    assert!(line.contains("ERROR"), "{line}");
     caller.replace(&authority.leaf("web"), authority.root());
     wait_for_rotations(&pair.web, 2.0);
     assert_eq!(pair.post("yes"), 200);

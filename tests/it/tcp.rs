@@ -272,6 +272,46 @@ fn bytes_are_counted_while_they_pass() {
     weft.assert_metric(r#"weft_tcp_connections{upstream="bytes"}"#, 1.0);
 }
 
+/// A database's connection may rest for hours.
+#[test]
+fn silence_cuts_nothing() {
+    const SHORT: &str = "timers: { head: 300ms, idle: 300ms, writeStall: 300ms, bodyRate: { bytesPerSecond: 64, over: 300ms } }";
+    let origin = parrot("abc");
+    let weft = Weft::start(&format!(
+        r#"
+        inbound:
+          listen: "127.0.0.1:0"
+          {SHORT}
+          ports: {{ 5433: {{ protocol: tcp, listen: "127.0.0.1:0", app: "{0}" }} }}
+        outbound: {{ listen: "127.0.0.1:0", {SHORT} }}
+        upstreams:
+          bytes: {{ endpoints: {{ static: ["{0}"] }}, protocol: tcp, listen: "127.0.0.1:0" }}
+          any: {{ endpoints: {{ static: ["{0}"] }}, listen: "127.0.0.1:0" }}
+        "#,
+        origin.address()
+    ));
+    let addresses = [
+        weft.upstream("bytes"),
+        weft.upstream("any"),
+        weft.address("inbound.ports.5433"),
+    ];
+    let mut open = addresses.map(|address| {
+        let mut client = RawClient::connect(&address);
+        client.read_until(b"abc");
+        client
+    });
+    // Connections that may have a request are closed, one after the other: time enough for every timer.
+    for _ in 0..3 {
+        for address in [weft.outbound(), weft.inbound()] {
+            assert!(RawClient::connect(&address).is_closed_by_peer());
+        }
+    }
+    for client in &mut open {
+        client.send("x");
+        client.read_until(b"x");
+    }
+}
+
 #[test]
 fn an_open_connection_outlives_a_reload_and_ends_with_the_process() {
     let origin = parrot("abc");
