@@ -46,6 +46,7 @@ impl Mesh {
                     identity: spiffe://cluster.local/ns/shop/sa/payments
                   payments-v6:
                     endpoints: {{ static: ["[{v6}]:8080"] }}
+                    addresses: ["[fd96::7]:80"]
                     tls: mesh
                     identity: spiffe://cluster.local/ns/shop/sa/payments
                   store:
@@ -60,6 +61,7 @@ impl Mesh {
             pod.redirect(&["apply"]);
             // Where addresses of services are, as far as a pod knows.
             pod.prints("ip", &["route", "add", "default", "dev", "eth0"]);
+            pod.prints("ip", &["-6", "route", "add", "default", "dev", "eth0"]);
         }
         Mesh {
             web: client.sidecar(&file(&identities[0], "permissive")),
@@ -138,21 +140,27 @@ fn an_endpoint_that_is_called_by_its_address_proves_who_it_is() {
     let mesh = Mesh::start();
     let _applications = [mesh.server.at(8080), mesh.server.at_v6(8080)]
         .map(|address| mesh.application(&address.to_string()));
-    for (address, upstream) in [
-        (mesh.server.at(8080), "payments"),
-        (mesh.server.at_v6(8080), "payments-v6"),
+    let virtual_ones = ["10.96.7.7:80", "[fd96::7]:80"].map(|text| text.parse().unwrap());
+    for (called, address, upstream) in [
+        (mesh.server.at(8080), mesh.server.at(8080), "payments"),
+        (virtual_ones[0], mesh.server.at(8080), "payments"),
+        (
+            mesh.server.at_v6(8080),
+            mesh.server.at_v6(8080),
+            "payments-v6",
+        ),
+        (virtual_ones[1], mesh.server.at_v6(8080), "payments-v6"),
     ] {
         let answer = mesh
             .client
-            .inside_as(APPLICATION, || Call::get("/").send(&address.to_string()));
+            .inside_as(APPLICATION, || Call::get("/").send(&called.to_string()));
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let line = mesh
-            .web
-            .wait_for_access(|line| line["endpoint"] == address.to_string());
+        let of = |line: &serde_json::Value| line["host"] == called.to_string();
+        let line = mesh.web.wait_for_access(of);
+        assert_eq!(line["endpoint"], address.to_string());
         assert_eq!(line["upstream"], upstream);
-        let line = mesh
-            .payments
-            .wait_for_access(|line| line["endpoint"] == address.to_string());
+        let line = mesh.payments.wait_for_access(of);
+        assert_eq!(line["endpoint"], address.to_string());
         assert_eq!(line["identity"], "spiffe://cluster.local/ns/shop/sa/web");
     }
 }
@@ -160,20 +168,25 @@ fn an_endpoint_that_is_called_by_its_address_proves_who_it_is() {
 #[test]
 fn a_pod_calls_its_own_service_through_its_sidecar_twice() {
     let mesh = Mesh::start();
-    let application = mesh.application("0.0.0.0:8080");
-    let (status, body) = curl(&mesh.server, "http://payments:80/", "10.96.7.7");
-    assert_eq!(status, "200", "{body}");
-    // Out by one door and in by the other.
-    let lines = ["outbound", "inbound"].map(|way| {
-        mesh.payments
-            .wait_for_access(|line| line["direction"] == way)
-    });
-    assert_eq!(lines[0]["upstream"], "payments");
-    assert_eq!(
-        lines[1]["identity"],
-        "spiffe://cluster.local/ns/shop/sa/payments"
-    );
-    assert_eq!(application.count(), 1);
+    for (listen, name, address) in [
+        ("0.0.0.0:8080", "payments", "10.96.7.7"),
+        ("[::]:8080", "payments-v6", "[fd96::7]"),
+    ] {
+        let application = mesh.application(listen);
+        let (status, body) = curl(&mesh.server, &format!("http://{name}:80/"), address);
+        assert_eq!(status, "200", "{body}");
+        // Out by one door and in by the other.
+        let lines = ["outbound", "inbound"].map(|way| {
+            mesh.payments
+                .wait_for_access(|line| line["direction"] == way && line["host"] == name)
+        });
+        assert_eq!(lines[0]["upstream"], name);
+        assert_eq!(
+            lines[1]["identity"],
+            "spiffe://cluster.local/ns/shop/sa/payments"
+        );
+        assert_eq!(application.count(), 1);
+    }
 }
 
 #[test]

@@ -90,16 +90,17 @@ fn http_goes_by_its_host_and_to_the_address_that_it_meant() {
     let (client, server) = Pod::pair();
     let _caller = sidecar(&client, "", "", "");
     let callee = sidecar(&server, "", "", "");
-    let origin = server.inside(|| Origin::at(server.at(8080), |_| Reply::ok("fine")));
-    let request = b"GET / HTTP/1.1\r\nhost: nobody.knows\r\nconnection: close\r\n\r\n";
-    let heard = speaks(&client, server.at(8080), request).expect("an answer");
-    assert!(
-        heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("fine"),
-        "{heard}"
-    );
-    assert_eq!(origin.requests()[0].header("host"), Some("nobody.knows"));
-    let line = server.inside(|| callee.wait_for_access(|line| line["method"] == "GET"));
-    assert_eq!(line["endpoint"], server.at(8080).to_string());
+    for address in both(&server, 8080) {
+        let origin = server.inside(|| Origin::at(address, |_| Reply::ok("fine")));
+        let request = b"GET / HTTP/1.1\r\nhost: nobody.knows\r\nconnection: close\r\n\r\n";
+        let heard = speaks(&client, address, request).expect("an answer");
+        assert!(
+            heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("fine"),
+            "{heard}"
+        );
+        assert_eq!(origin.requests()[0].header("host"), Some("nobody.knows"));
+        server.inside(|| callee.wait_for_access(|line| line["endpoint"] == address.to_string()));
+    }
 }
 
 #[test]
@@ -109,43 +110,62 @@ fn an_endpoints_address_goes_exactly_there_and_a_virtual_one_is_balanced() {
         application(&server, 9001, "one"),
         application(&server, 9002, "two"),
     ];
+    // Each family has an upstream of its own: which endpoint is taken shows which addresses lead there.
+    let upstream = |name: &str, [one, two]: [SocketAddr; 2], address: &str| {
+        format!(
+            r#"
+      {name}:
+        endpoints: {{ static: ["{one}", "{two}"] }}
+        protocol: tcp
+        addresses: ["{address}"]
+        loadBalancing: {{ policy: roundRobin }}"#
+        )
+    };
+    let (v4, v6) = ("10.66.9.9:7000", "[fd66:9::9]:7000");
     let caller = sidecar(
         &client,
         "",
         "unknown: deny",
         &format!(
-            r#"
+            "
     workers: 1
-    upstreams:
-      bytes:
-        endpoints: {{ static: ["{}", "{}"] }}
-        protocol: tcp
-        addresses: ["10.66.9.9:7000"]
-        loadBalancing: {{ policy: roundRobin }}
-            "#,
-            server.at(9001),
-            server.at(9002)
+    upstreams:{}{}",
+            upstream("v4", [server.at(9001), server.at(9002)], v4),
+            upstream("v6", [server.at_v6(9001), server.at_v6(9002)], v6),
         ),
     );
     client.prints("ip", &["route", "add", "10.66.9.0/24", "dev", "eth0"]);
+    client.prints("ip", &["route", "add", "fd66:9::/64", "dev", "eth0"]);
     for (port, name) in [(9001, "one"), (9002, "two"), (9001, "one")] {
-        let heard = client.hears(APPLICATION, server.at(port));
-        assert_eq!(heard, Ok(format!("{name} for {}", server.at(port))));
+        for address in both(&server, port) {
+            let heard = client.hears(APPLICATION, address);
+            assert_eq!(heard, Ok(format!("{name} for {address}")));
+        }
     }
-    let of_both: Vec<String> = (0..4)
-        .map(|_| client.hears(APPLICATION, "10.66.9.9:7000".parse().unwrap()))
-        .map(|heard| heard.expect("an endpoint"))
-        .collect();
-    for name in ["one", "two"] {
-        let heard = of_both.iter().filter(|heard| heard.starts_with(name));
-        assert_eq!(heard.count(), 2, "{of_both:?}");
+    for address in [v4, v6] {
+        let of_both: Vec<String> = (0..4)
+            .map(|_| client.hears(APPLICATION, address.parse().unwrap()))
+            .map(|heard| heard.expect("an endpoint"))
+            .collect();
+        for name in ["one", "two"] {
+            let heard = of_both.iter().filter(|heard| heard.starts_with(name));
+            assert_eq!(heard.count(), 2, "{address}: {of_both:?}");
+        }
+        // The port belongs to it.
+        let other = address.replace("7000", "7001").parse().unwrap();
+        let heard = speaks(&client, other, b"\x01");
+        assert_eq!(heard, Err(ErrorKind::ConnectionReset), "{other}");
     }
     // What no upstream has is unknown.
     let _other = application(&server, 9003, "three");
-    let heard = speaks(&client, server.at(9003), b"\x01");
-    assert_eq!(heard, Err(ErrorKind::ConnectionReset));
-    let line = client.inside(|| caller.wait_for_access(|line| line["reason"] == "unknown_host"));
-    assert_eq!(line["original"], server.at(9003).to_string());
+    for address in both(&server, 9003) {
+        let heard = speaks(&client, address, b"\x01");
+        assert_eq!(heard, Err(ErrorKind::ConnectionReset));
+        let line = |line: &serde_json::Value| {
+            line["reason"] == "unknown_host" && line["original"] == address.to_string()
+        };
+        client.inside(|| caller.wait_for_access(line));
+    }
 }
 
 #[test]
