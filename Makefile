@@ -39,11 +39,12 @@ bench: toolchain
 	cargo bench --locked $(ARGS)
 
 # glibc is linked in: the binary runs on any Linux of its architecture, and alone in an image. Symbols stay, so that
-# a panic's backtrace has names; line tables go. Relocations are packed:
-# they are read at start and stay in memory.
+# a panic's backtrace has names; line tables go. Relocations are packed, and what runs lies together
+# (docs/decisions/0008): what is touched at start stays in memory.
 dist: toolchain
 	@host=$$(rustc -vV | sed -n 's/^host: //p'); set -x; \
-	RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+	RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C symbol-mangling-version=v0 \
+	    -C linker=benches/layout/order-cc" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
 	    cargo build --locked --release --target $$host && \
 	install -D $(CARGO_TARGET_DIR)/$$host/release/weft $(DIST)/weft
 	@ls -lh $(DIST)/weft
