@@ -76,7 +76,7 @@ impl Identity {
         let key = provider()
             .key_provider
             .load_private_key(key)
-            .map_err(|error| IdentityError::Key(PemError::Unsupported(error.to_string())))?;
+            .map_err(|error| IdentityError::Key(PemError::unsupported(error)))?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}

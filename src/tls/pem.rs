@@ -2,9 +2,12 @@
 //!
 //! Errors say what stands in the file in place of what is wanted, never what is in it.
 
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-    pem::{self, PemObject},
+use rustls::{
+    Error,
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
 };
 
 /// Why a file cannot be read as what it should be.
@@ -19,9 +22,20 @@ pub enum PemError {
     )]
     Encrypted,
     #[error(
-        "a key of this kind is not supported: {0}; use ECDSA P-256 or P-384, Ed25519 or RSA from 2048 bits"
+        "a key of this kind is not supported: {0}; use ECDSA P-256, P-384 or P-521, Ed25519 or RSA from 2048 bits"
     )]
     Unsupported(String),
+}
+
+impl PemError {
+    /// Why no signing key could be made of a private key.
+    pub(super) fn unsupported(error: Error) -> Self {
+        PemError::Unsupported(match error {
+            // As it is it begins with `unexpected error`.
+            Error::General(words) => words,
+            other => other.to_string(),
+        })
+    }
 }
 
 impl From<pem::Error> for PemError {

@@ -110,9 +110,7 @@ pub fn contents(text: &[u8]) -> Result<Contents, PemError> {
         if holds("PRIVATE KEY-----") {
             found.key = Some(pem::key(text).and_then(|key| {
                 let loaded = provider().key_provider.load_private_key(key);
-                loaded
-                    .map(drop)
-                    .map_err(|error| PemError::Unsupported(error.to_string()))
+                loaded.map(drop).map_err(PemError::unsupported)
             }));
         }
     }

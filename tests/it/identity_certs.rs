@@ -231,6 +231,46 @@ fn what_is_wrong_with_a_certificate_is_said() {
 }
 
 #[test]
+fn what_is_wrong_with_a_key_is_said() {
+    let weft = Weft::folder("");
+    let curve = |name: &str| format!("ec_paramgen_curve:{name}");
+    let (p256, p521, k1) = (curve("P-256"), curve("P-521"), curve("secp256k1"));
+    let encrypt = ["-aes256", "-pass", "pass:x"];
+    for (words, algorithm) in [
+        (None, &["-algorithm", "EC", "-pkeyopt", &p256][..]),
+        (None, &["-algorithm", "EC", "-pkeyopt", &p521]),
+        (None, &["-algorithm", "ED25519"]),
+        (
+            Some("is encrypted"),
+            &[&["-algorithm", "EC", "-pkeyopt", &p256][..], &encrypt].concat(),
+        ),
+        (
+            Some("is encrypted"),
+            &[&["-algorithm", "ED25519"][..], &encrypt].concat(),
+        ),
+        (
+            Some("not supported"),
+            &["-algorithm", "EC", "-pkeyopt", &k1],
+        ),
+        (Some("not supported"), &["-algorithm", "ED448"]),
+        (
+            Some("not supported"),
+            &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"],
+        ),
+    ] {
+        let made = openssl(&weft, &[&["genpkey", "-out", "it.key"], algorithm].concat());
+        assert!(made.status.success(), "{made:?}");
+        let file = weft.path().join("it.key");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let shown = told(&weft, &["show", "it.key"]);
+        match words {
+            Some(words) => assert!(shown.contains(words), "{algorithm:?}: {shown}"),
+            None => assert!(!shown.contains("warning"), "{algorithm:?}: {shown}"),
+        }
+    }
+}
+
+#[test]
 fn a_live_peer_is_shown_though_nobody_vouches_for_it() {
     let (weft, authority) = (Weft::folder(""), Authority::new("elsewhere.example"));
     let identity = IdentityFolder::new(&authority.leaf("payments"), authority.root());
