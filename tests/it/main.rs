@@ -35,6 +35,7 @@ mod peers_rotate;
 mod pods;
 mod privilege;
 mod redirect;
+mod redirected;
 mod retry;
 mod rotation;
 mod routes;
