@@ -432,17 +432,15 @@ impl Kind {
             }),
             Kind::Http1(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(match frame {
-                    Some(frame) => Some(frame.map_err(super::client::broken_answer).and_then(trim)),
-                    None => None,
-                })
+                Poll::Ready(
+                    frame.map(|frame| frame.map_err(super::client::broken_answer).and_then(trim)),
+                )
             }
             Kind::Http2(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(match frame {
-                    Some(frame) => Some(frame.map_err(super::client::broken_stream).and_then(trim)),
-                    None => None,
-                })
+                Poll::Ready(
+                    frame.map(|frame| frame.map_err(super::client::broken_stream).and_then(trim)),
+                )
             }
             Kind::Peeked(peeked) => match peeked.first.take() {
                 Some(first) => {

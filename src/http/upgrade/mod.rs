@@ -44,7 +44,7 @@ enum Ask {
     Nothing,
     /// CONNECT over HTTP/1.1.
     Bytes,
-    Protocol(Wish),
+    Protocol(Box<Wish>),
 }
 
 /// The protocol that a request asks to switch to.
@@ -104,7 +104,7 @@ fn read_extended(exchange: &mut Exchange) -> Result<(), Fault> {
         idle_key: idle_key.filter(websocket::is_key),
         stream,
     };
-    exchange.upgrade = Some(Upgrade::new(Ask::Protocol(wish), false));
+    exchange.upgrade = Some(Upgrade::new(Ask::Protocol(Box::new(wish)), false));
     Ok(())
 }
 
@@ -148,14 +148,14 @@ fn read_offer(exchange: &mut Exchange, facts: &Facts) -> Result<(), Fault> {
         ));
     }
     head.headers.remove(websocket::KEY);
-    upgrade.ask = Ask::Protocol(Wish {
+    upgrade.ask = Ask::Protocol(Box::new(Wish {
         token,
         others: offered.collect(),
         passed: None,
         key,
         idle_key: None,
         stream: None,
-    });
+    }));
     Ok(())
 }
 
@@ -324,15 +324,16 @@ impl Upgrade {
         };
         exchange.switched();
         let tunnel = Tunnel::new(far, source, exchange, self.ward);
-        match self.ask {
-            Ask::Protocol(Wish {
-                stream: Some(stream),
-                ..
-            }) => {
+        let stream = match self.ask {
+            Ask::Protocol(wish) => wish.stream,
+            _ => None,
+        };
+        match stream {
+            Some(stream) => {
                 let strand = connection.strand();
                 tokio::task::spawn_local(near::run(stream, strand, tunnel));
             }
-            _ => {
+            None => {
                 if let Some(watch) = connection.watch() {
                     watch.tunnel();
                 }
