@@ -27,3 +27,36 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
+
+/// The methods of rustls' verifiers, for callers and for callees, by which a peer shows that it has the key of its
+/// certificate. They are the same whoever judges the certificate.
+macro_rules! proof_of_key {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let known = &$crate::tls::provider::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, certificate, signed, known)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let known = &$crate::tls::provider::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, known)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            let known = &$crate::tls::provider::provider().signature_verification_algorithms;
+            known.supported_schemes()
+        }
+    };
+}
+
+pub(super) use proof_of_key;
