@@ -225,7 +225,7 @@ impl Cluster {
             };
             call.trail.endpoint = Some(endpoint.peer.address());
             let mut attempt = Try::new(endpoint.clone(), probe, call.deadline, now);
-            let tried = if let Some(wish) = call.wish {
+            let mut tried = if let Some(wish) = call.wish {
                 Box::pin(self.switch(&endpoint, wish, &call)).await
             } else if let Some(limit) = call.backend_request {
                 let once = self.once(&endpoint, http2, call.outgoing, body, call.deadline);
@@ -234,11 +234,18 @@ impl Cluster {
                 self.once(&endpoint, http2, call.outgoing, body, call.deadline)
                     .await
             };
+            // Judged where it lies: across an await a second place for it would be kept in every request's future.
+            let again = match &mut tried {
+                Ok(response) => {
+                    let replayable = bodiless || record.as_ref().is_some_and(Record::is_whole);
+                    let judged = self.judge(&mut attempt, response, &call, replayable);
+                    judged.await
+                }
+                Err(_) => None,
+            };
             let refused = match tried {
                 Ok(mut response) => {
-                    let replayable = bodiless || record.as_ref().is_some_and(Record::is_whole);
-                    let judged = self.judge(&mut attempt, &mut response, &call, replayable);
-                    let Some(after) = judged.await else {
+                    let Some(after) = again else {
                         attempt.holds(pass);
                         response.body_mut().from(Box::new(attempt));
                         return Ok(response);
