@@ -15,14 +15,13 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use super::{
     body::{Body, Kind, RequestBody},
-    credential::{Proof, Standing},
     dialer::{Dialer, Dialled, Speak},
     h2,
     tick::{Tick, Ticks, Timed, Watched},
 };
 use crate::{
     fault::{Fault, Reason},
-    net::{self, Stream},
+    net::{self, Stream, Warrant},
     wire,
 };
 
@@ -63,27 +62,24 @@ pub struct Peer {
 
 struct Idle {
     connection: wire::Connection<Stream>,
-    proof: Proof,
     since: Ticks,
 }
 
 struct Shared {
     connection: h2::Connection,
-    proof: Proof,
+    warrant: Option<Rc<dyn Warrant>>,
     scheme: &'static str,
 }
 
-fn holds(proof: &Proof) -> bool {
-    proof
-        .as_ref()
-        .is_none_or(|proof| proof.standing() == Standing::Valid)
+/// Whether another request may go where a peer proved this, or had nothing to prove.
+fn holds(warrant: Option<&Rc<dyn Warrant>>) -> bool {
+    warrant.is_none_or(|warrant| warrant.holds())
 }
 
 /// A connection for one try.
 pub enum Lease {
     Http1 {
         connection: wire::Connection<Stream>,
-        proof: Proof,
         reused: bool,
     },
     Http2 {
@@ -156,7 +152,7 @@ impl Peer {
             connections.retain(|shared| !shared.connection.is_leaving());
             let shared = connections
                 .iter()
-                .find(|shared| shared.connection.is_usable() && holds(&shared.proof))?;
+                .find(|shared| shared.connection.is_usable() && holds(shared.warrant.as_ref()))?;
             return Some(Lease::Http2 {
                 connection: shared.connection.clone(),
                 scheme: shared.scheme,
@@ -164,10 +160,9 @@ impl Peer {
         }
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            if holds(&idle.proof) && idle.connection.is_reusable() {
+            if holds(idle.connection.io().warrant()) && idle.connection.is_reusable() {
                 return Some(Lease::Http1 {
                     connection: idle.connection,
-                    proof: idle.proof,
                     reused: true,
                 });
             }
@@ -187,7 +182,6 @@ impl Peer {
         let Dialled {
             stream,
             speaks,
-            proof,
             scheme,
         } = dialled;
         self.only_http1.set(http2 && speaks == Speak::Http1);
@@ -195,10 +189,10 @@ impl Peer {
             let connection = wire::Connection::new(stream, wire::Limits::default());
             return Ok(Lease::Http1 {
                 connection,
-                proof,
                 reused: false,
             });
         }
+        let warrant = stream.warrant().cloned();
         let options = h2::Options::default();
         let shaken = tokio::time::timeout(
             self.keeping.connect_timeout,
@@ -227,7 +221,7 @@ impl Peer {
             self.timed();
             self.http2.borrow_mut().push(Shared {
                 connection: connection.clone(),
-                proof,
+                warrant,
                 scheme,
             });
         }
@@ -272,10 +266,10 @@ impl Peer {
         });
     }
 
-    fn park(self: &Rc<Self>, connection: wire::Connection<Stream>, proof: Proof) {
+    fn park(self: &Rc<Self>, connection: wire::Connection<Stream>) {
         if self.gone.get()
             || self.keeping.idle.is_zero()
-            || !holds(&proof)
+            || !holds(connection.io().warrant())
             || self.landlord.wants_back()
         {
             return drop(connection);
@@ -283,7 +277,6 @@ impl Peer {
         self.timed();
         self.idle.borrow_mut().push(Idle {
             connection,
-            proof,
             since: self.tick.now(),
         });
         self.landlord.freed();
@@ -303,14 +296,12 @@ impl Timed for Peer {
             idle.shrink_to_fit();
         }
         self.http2.borrow_mut().retain(|shared| {
-            let standing = shared.proof.as_ref().map(|proof| proof.standing());
-            match standing {
-                None | Some(Standing::Valid) => return true,
-                // Calls under way end by themselves; the next one shakes hands anew.
-                Some(Standing::Outdated) => shared.connection.close_gracefully(),
-                Some(Standing::Void) => shared.connection.abort(),
+            let holds = holds(shared.warrant.as_ref());
+            if !holds {
+                // Calls under way end by themselves, or with their stream; the next one shakes hands anew.
+                shared.connection.close_gracefully();
             }
-            false
+            holds
         });
     }
 }
@@ -369,14 +360,11 @@ impl Drop for OnTheWay {
 }
 
 /// Takes an HTTP/1.1 connection back to its peer's pool.
-pub struct Parking {
-    pub(super) peer: Rc<Peer>,
-    pub(super) proof: Proof,
-}
+pub struct Parking(pub(super) Rc<Peer>);
 
 impl wire::Home<Stream> for Parking {
     fn keep(self, connection: wire::Connection<Stream>) {
-        self.peer.park(connection, self.proof);
+        self.0.park(connection);
     }
 }
 
@@ -388,30 +376,22 @@ pub async fn send(
     peer: &Rc<Peer>,
 ) -> Result<Response<Body>, Failed> {
     match lease {
-        Lease::Http1 {
-            connection,
-            proof,
-            reused,
-        } => {
+        Lease::Http1 { connection, reused } => {
             let head = wire::RequestHead {
                 method: outgoing.method,
                 target: outgoing.target,
                 headers: outgoing.headers,
                 upgrade: None,
             };
-            let secured = proof.is_some();
-            let home = Parking {
-                peer: peer.clone(),
-                proof,
-            };
-            match connection.send(head, body, home).await {
+            let proven = connection.io().warrant().is_some();
+            match connection.send(head, body, Parking(peer.clone())).await {
                 Ok(response) => {
                     if response.body().interim() > 0 {
                         peer.landlord.interim(response.body().interim());
                     }
                     Ok(response.map(|body| Body::of(Kind::Http1(body))))
                 }
-                Err(failure) => Err(unanswered(failure, reused, secured, peer.address)),
+                Err(failure) => Err(unanswered(failure, reused, proven, peer.address)),
             }
         }
         Lease::Http2 { connection, scheme } => {
@@ -475,7 +455,7 @@ pub(super) fn http2_head(scheme: &str, outgoing: Outgoing<'_>) -> Result<http::R
 pub(super) fn unanswered(
     failure: wire::Failure<RequestBody>,
     reused: bool,
-    secured: bool,
+    proven: bool,
     address: SocketAddr,
 ) -> Failed {
     let silent = !failure.received;
@@ -491,7 +471,7 @@ pub(super) fn unanswered(
             Fault::new(Reason::BodyBroken, "the request cannot be sent on")
                 .inside(error.to_string())
         }
-        wire::Error::Io(error) if secured && !reused && silent && net::is_alert(&error) => {
+        wire::Error::Io(error) if proven && !reused && silent && net::is_alert(&error) => {
             refused_identity(address, &error)
         }
         error if !failure.wrote => Fault::new(

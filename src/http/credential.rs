@@ -1,7 +1,7 @@
 //! What a connection's peer proved in its handshake, and whether it still holds.
 //!
 //! Judged again when our identity or trust changes, and when the peer's certificate ends: once a generation, not once
-//! a request. What is void ends the connection within a tick, whatever it carries.
+//! a request. The connection's stream keeps it, and what is void ends the stream within a tick, whatever it carries.
 
 use std::{
     cell::{Cell, OnceCell},
@@ -15,7 +15,7 @@ use prometheus::IntCounter;
 
 use super::tick::{Tick, Ticks, Timed, Watched};
 use crate::{
-    net::Leash,
+    net::{Bond, Leash, Warrant},
     tls::{Peer, Store},
     units::SpiffeId,
 };
@@ -45,9 +45,6 @@ pub enum Standing {
     Void,
 }
 
-/// None where the peer proved nothing.
-pub type Proof = Option<Rc<Credential>>;
-
 impl Credential {
     pub fn new(
         peer: Arc<Peer>,
@@ -70,8 +67,11 @@ impl Credential {
     }
 
     /// Ends the peer's connection once nothing it proved holds any more.
-    pub fn leash(&self) -> &Rc<Leash> {
-        &self.leash
+    pub fn bond(self: &Rc<Self>) -> Bond {
+        Bond {
+            leash: self.leash.clone(),
+            warrant: self.clone(),
+        }
     }
 
     pub fn id(&self) -> &SpiffeId {
@@ -126,6 +126,12 @@ impl Credential {
         };
         self.judged.set((number, standing));
         standing
+    }
+}
+
+impl Warrant for Credential {
+    fn holds(&self) -> bool {
+        self.standing() == Standing::Valid
     }
 }
 

@@ -7,7 +7,6 @@ use std::{any::Any, io, net::SocketAddr, pin::Pin, time::Duration};
 
 use tokio::net::TcpStream;
 
-use super::credential::Proof;
 use crate::{
     fault::{Fault, Reason},
     net::{self, Stream},
@@ -27,7 +26,6 @@ pub struct Dialled {
     pub stream: Stream,
     /// What the peer agreed to; not always what was asked for.
     pub speaks: Speak,
-    pub proof: Proof,
     /// `:scheme` of requests over HTTP/2.
     pub scheme: &'static str,
 }
@@ -76,7 +74,6 @@ fn unsecured(tcp: TcpStream, speaks: Speak, held: Box<dyn Any>) -> Dialled {
     Dialled {
         stream: Stream::from(tcp).holding(held),
         speaks,
-        proof: None,
         scheme: "http",
     }
 }

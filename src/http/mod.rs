@@ -42,7 +42,7 @@ pub mod watch;
 pub use accept::{Cap, Entrance, Reception};
 pub use body::{Body, RequestBody};
 pub use connection::{Connection, Desk, Door, Facts, Order};
-pub use credential::{Credential, Proof, Standing};
+pub use credential::{Credential, Standing};
 pub use cut::Cut;
 pub use exchange::{Exchange, Trail};
 pub use hear::{Heard, SILENCE, Word, hear};

@@ -17,13 +17,11 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::{
     connection::{Connection, Order},
-    credential::Proof,
     exchange::Trail,
     hear::Word,
-    upgrade::leash::Leash,
 };
 use crate::{
-    fault::Fault,
+    fault::{Fault, Reason},
     net::{self, Broken, Count, Early, Side, Stream, Tally, detect::Kind},
     telemetry::{Direction, TcpLine},
 };
@@ -231,8 +229,6 @@ impl End {
 /// The far end of a connection that is relayed.
 pub struct Far {
     pub stream: Stream,
-    /// What the callee proved; once it is void, nothing more may pass.
-    pub proof: Proof,
     /// How it was come by.
     pub trail: Trail,
 }
@@ -279,10 +275,9 @@ impl Passage {
     ) {
         let Far {
             stream: mut far,
-            proof,
             trail,
         } = far;
-        let leash = Leash::new(&proof, &self.connection.desk().tick);
+        let leash = far.leash();
         self.trail = trail;
         self.connection.relays(true);
         let _timed = self.connection.timed();
@@ -295,8 +290,8 @@ impl Passage {
                 if let Order::Close(rule) = self.connection.order(cx) {
                     return Poll::Ready(End::Rule(rule));
                 }
-                if let Some(Poll::Ready(fault)) = leash.as_ref().map(|leash| leash.poll(cx)) {
-                    return Poll::Ready(End::Failed(fault));
+                if let Some(Poll::Ready(why)) = leash.as_ref().map(|leash| leash.poll_cut(cx)) {
+                    return Poll::Ready(End::Failed(Fault::new(Reason::Reset, why)));
                 }
                 if let Poll::Ready(fault) = until.as_mut().poll(cx) {
                     return Poll::Ready(End::Failed(fault));

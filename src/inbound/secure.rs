@@ -225,7 +225,7 @@ impl Stack {
         let calls = trust.metrics.caller(&accepted.peer.id);
         let tick = &connection.desk().tick;
         let credential = Credential::new(accepted.peer, &trust.store, Some(calls), tick);
-        let stream = Stream::from(accepted.stream).leashed(credential.leash().clone());
+        let stream = Stream::from(accepted.stream).bound(credential.bond());
         connection.proves(credential);
         match accepted.alpn {
             Some(Alpn::Http2 | Alpn::ForeignHttp2) => Some((stream, Opening::Http2(Bytes::new()))),

@@ -180,7 +180,6 @@ impl Way {
         };
         Ok(Far {
             stream: tcp.into(),
-            proof: None,
             trail,
         })
     }

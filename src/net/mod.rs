@@ -13,7 +13,7 @@ mod relay;
 mod stream;
 
 pub use dial::{BESIDE_V4, BESIDE_V6, be_patient, dial, dial_beside, reset};
-pub use leash::Leash;
+pub use leash::{Bond, Leash, Warrant};
 pub use listener::{Accepted, BindError, Family, Incoming, Listener};
 pub use original_dst::original_dst;
 pub use relay::{Broken, Count, Early, Side, Tally, relay};

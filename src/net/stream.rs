@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-use super::Leash;
+use super::{Bond, Leash, Warrant};
 
 pub struct Stream {
     link: Link,
@@ -37,26 +37,26 @@ enum Link {
 
 struct Tls<S> {
     session: S,
-    leash: Option<Rc<Leash>>,
+    bond: Option<Bond>,
 }
 
 impl<S> Tls<S> {
     fn check(&self) -> io::Result<()> {
-        self.leash.as_ref().map_or(Ok(()), |leash| leash.check())
+        self.bond.as_ref().map_or(Ok(()), |bond| bond.leash.check())
     }
 
     /// Has the leash wake a reader that waits.
     fn reads<T>(&self, cx: &Context<'_>, polled: Poll<T>) -> Poll<T> {
-        if let (Some(leash), Poll::Pending) = (&self.leash, &polled) {
-            leash.reads(cx.waker());
+        if let (Some(bond), Poll::Pending) = (&self.bond, &polled) {
+            bond.leash.reads(cx.waker());
         }
         polled
     }
 
     /// Has the leash wake a writer that waits.
     fn writes<T>(&self, cx: &Context<'_>, polled: Poll<T>) -> Poll<T> {
-        if let (Some(leash), Poll::Pending) = (&self.leash, &polled) {
-            leash.writes(cx.waker());
+        if let (Some(bond), Poll::Pending) = (&self.bond, &polled) {
+            bond.leash.writes(cx.waker());
         }
         polled
     }
@@ -93,14 +93,34 @@ impl Stream {
         self
     }
 
-    /// Lets `leash` end the connection; plain ones have none.
-    pub fn leashed(mut self, leash: Rc<Leash>) -> Self {
+    /// Keeps what the peer proved, and lets its leash end the connection; plain ones prove nothing.
+    pub fn bound(mut self, bond: Bond) -> Self {
         match &mut self.link {
             Link::Tcp(_) => {}
-            Link::Client(tls) => tls.leash = Some(leash),
-            Link::Server(tls) => tls.leash = Some(leash),
+            Link::Client(tls) => tls.bond = Some(bond),
+            Link::Server(tls) => tls.bond = Some(bond),
         }
         self
+    }
+
+    /// What the peer proved; none where it had not to.
+    #[inline]
+    pub fn warrant(&self) -> Option<&Rc<dyn Warrant>> {
+        self.bond().map(|bond| &bond.warrant)
+    }
+
+    /// What may end the connection from outside.
+    pub fn leash(&self) -> Option<Rc<Leash>> {
+        self.bond().map(|bond| bond.leash.clone())
+    }
+
+    #[inline]
+    fn bond(&self) -> Option<&Bond> {
+        match &self.link {
+            Link::Tcp(_) => None,
+            Link::Client(tls) => tls.bond.as_ref(),
+            Link::Server(tls) => tls.bond.as_ref(),
+        }
     }
 
     /// The socket under it all.
@@ -231,9 +251,9 @@ impl From<TcpStream> for Stream {
 
 impl From<client::TlsStream<TcpStream>> for Stream {
     fn from(session: client::TlsStream<TcpStream>) -> Self {
-        let leash = None;
+        let bond = None;
         Stream {
-            link: Link::Client(Box::new(Tls { session, leash })),
+            link: Link::Client(Box::new(Tls { session, bond })),
             held: None,
         }
     }
@@ -241,9 +261,9 @@ impl From<client::TlsStream<TcpStream>> for Stream {
 
 impl From<server::TlsStream<TcpStream>> for Stream {
     fn from(session: server::TlsStream<TcpStream>) -> Self {
-        let leash = None;
+        let bond = None;
         Stream {
-            link: Link::Server(Box::new(Tls { session, leash })),
+            link: Link::Server(Box::new(Tls { session, bond })),
             held: None,
         }
     }

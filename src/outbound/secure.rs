@@ -120,21 +120,14 @@ impl Dialer for Secured {
             let left = self.connect_timeout.saturating_sub(begun.elapsed());
             let connected = self.shake(address, tcp, speak, left).await?;
             let speaks = self.agreed(address, speak, connected.alpn)?;
-            let stream = Stream::from(connected.stream);
-            let proof = connected
-                .peer
-                .map(|peer| Credential::new(peer, &self.store, None, &self.tick));
-            let stream = match &proof {
-                // Kept as long as the connection: the pool forgets it at the next rotation, and what is open goes on.
-                Some(credential) => stream
-                    .leashed(credential.leash().clone())
-                    .holding(Box::new((held, credential.clone()))),
-                None => stream.holding(held),
-            };
+            let mut stream = Stream::from(connected.stream).holding(held);
+            if let Some(peer) = connected.peer {
+                let credential = Credential::new(peer, &self.store, None, &self.tick);
+                stream = stream.bound(credential.bond());
+            }
             Ok(Dialled {
                 stream,
                 speaks,
-                proof,
                 scheme: if self.connector.is_mesh() {
                     "http"
                 } else {

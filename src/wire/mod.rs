@@ -95,6 +95,10 @@ impl<IO> Connection<IO> {
         matches!(read.as_mut().poll(&mut cx), Poll::Pending)
     }
 
+    pub fn io(&self) -> &IO {
+        &self.io
+    }
+
     pub fn into_io(self) -> IO {
         self.io
     }

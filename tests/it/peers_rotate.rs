@@ -220,6 +220,36 @@ fn a_removed_root_ends_what_is_open() {
     });
 }
 
+/// Its connection takes no new calls since the rotation, and nobody but the call knows it.
+#[test]
+fn a_call_that_outlived_a_rotation_ends_when_its_callee_is_revoked() {
+    let authority = Authority::new(DOMAIN);
+    let origin = Origin::answering(|seen| match seen.path() {
+        "/late" => Reply::ok("late").after(Duration::from_secs(60)),
+        _ => Reply::ok("ok").after(Duration::from_millis(300)),
+    });
+    let (caller, payments) = (IdentityFolder::empty(), authority.leaf("payments"));
+    let callee = IdentityFolder::new(&payments, authority.root());
+    let take = |revoked: &[&crate::harness::Leaf]| {
+        let list = authority.revoke(revoked);
+        caller.replace_with_revocations(&authority.leaf("web"), authority.root(), &list);
+    };
+    take(&[]);
+    let said = caller.yaml_with_revocations();
+    let pair = Pair::start(&said, &callee.yaml(), &origin, "http2");
+    let mut waiting = RawClient::connect(&pair.address());
+    waiting.send(Call::post("/late", "x").host("shop").bytes("shop"));
+    wait_until("the call to arrive", || origin.open_connections() == 1);
+    take(&[]);
+    wait_for_rotations(&pair.web, 2.0);
+    assert_eq!(pair.post("by another connection"), 200);
+
+    let begun = Instant::now();
+    take(&[&payments]);
+    assert_eq!(waiting.answer().status / 100, 5);
+    assert!(begun.elapsed() < CUT, "it took {:?}", begun.elapsed());
+}
+
 /// A call that waits for its answer while its caller's certificate, which lasts 10 s, ends.
 fn waits_over_the_end(cut: bool) -> (RawClient, Pair, Origin) {
     let authority = Authority::new(DOMAIN);

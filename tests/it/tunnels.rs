@@ -1,12 +1,16 @@
 //! Tunnels between sidecars that prove who they are: what passes, and what ends when the proof does.
 
-use std::io::{ErrorKind, Read};
+use std::{
+    io::{self, ErrorKind, Read},
+    sync::mpsc,
+    time::Duration,
+};
 
 use http::HeaderValue;
 use weft::http::upgrade::websocket;
 
 use crate::harness::{
-    Authority, IdentityFolder, Leaf, RawClient, RawOrigin, Weft, parts,
+    Authority, IdentityFolder, Leaf, RawClient, RawConnection, RawOrigin, Weft, parts,
     parts::{GrpcInteropServer, WebSocketServer},
 };
 
@@ -90,21 +94,26 @@ fn grpcs_own_cases_pass_by_mutual_tls() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+/// Switches to what was asked for, and says `open`.
+fn open(connection: &mut RawConnection) -> io::Result<()> {
+    let head = connection.read_head()?;
+    let at = head
+        .to_ascii_lowercase()
+        .find("sec-websocket-key: ")
+        .unwrap_or_default();
+    let key = head[at + 19..].lines().next().unwrap_or_default();
+    let accept = websocket::accept(&HeaderValue::from_str(key).unwrap());
+    connection.write(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\nopen",
+        accept.to_str().unwrap()
+    ))
+}
+
 /// A WebSocket is open; then `reader` learns that the other sidecar's certificate is revoked.
 fn revoked_ends_a_tunnel(between: &str, reader: usize) {
     let origin = RawOrigin::start(|connection| {
-        let head = connection.read_head()?;
-        let at = head
-            .to_ascii_lowercase()
-            .find("sec-websocket-key: ")
-            .unwrap_or_default();
-        let key = head[at + 19..].lines().next().unwrap_or_default();
-        let accept = websocket::accept(&HeaderValue::from_str(key).unwrap());
-        connection.write(format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\nopen",
-            accept.to_str().unwrap()
-        ))?;
+        open(connection)?;
         connection.until_closed()
     });
     let pair = Pair::before(&origin.address(), between, "http");
@@ -135,4 +144,26 @@ fn a_revoked_callee_ends_a_tunnel() {
 fn a_revoked_caller_ends_a_tunnel() {
     revoked_ends_a_tunnel("http1", 1);
     revoked_ends_a_tunnel("http2", 1);
+}
+
+/// Nothing is read of the callee then, so that an error of a read would tell nobody.
+#[test]
+fn a_revoked_callee_ends_a_tunnel_whose_caller_takes_nothing() {
+    let (stalled, stalls) = mpsc::channel();
+    let origin = RawOrigin::start(move |connection| {
+        open(connection)?;
+        let patience = Some(Duration::from_millis(500));
+        connection.stream().set_write_timeout(patience)?;
+        while connection.write([0; 65536]).is_ok() {}
+        let _ = stalled.send(());
+        connection.until_closed()
+    });
+    let pair = Pair::before(&origin.address(), "http1", "http");
+    let mut client = RawClient::connect(&pair.caller.upstream("app"));
+    client.send(HANDSHAKE);
+    client.read_until(b"\r\n\r\nopen");
+    stalls.recv().expect("all buffers are full");
+    pair.revokes(0);
+    let line = pair.caller.wait_for_access(|line| line["path"] == "/chat");
+    assert_eq!(line["reason"], "reset");
 }

@@ -18,7 +18,6 @@ use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
-    task::AbortHandle,
     time::{Instant, Sleep, sleep},
 };
 
@@ -83,7 +82,7 @@ where
     let pulse = connection
         .ping_pong()
         .map(|pings| Pulse::new(pings, options));
-    let driver = tokio::task::spawn_local(Driver {
+    tokio::task::spawn_local(Driver {
         connection,
         pulse,
         shared: shared.clone(),
@@ -91,7 +90,6 @@ where
 
     let connection = Connection(Rc::new(Handle {
         sender: RefCell::new(Some(sender)),
-        driver: driver.abort_handle(),
         shared,
     }));
     connection.0.shared.settled().await?;
@@ -105,7 +103,6 @@ pub struct Connection(Rc<Handle>);
 struct Handle {
     /// `h2` closes the connection once this is dropped and no stream is left.
     sender: RefCell<Option<SendRequest<Bytes>>>,
-    driver: AbortHandle,
     shared: Rc<Shared>,
 }
 
@@ -145,11 +142,6 @@ impl Connection {
         self.0.shared.leaving.set(true);
         let sender = self.0.sender.borrow_mut().take();
         drop(sender);
-    }
-
-    /// Closes the connection now; what runs on it breaks off.
-    pub fn abort(&self) {
-        self.0.driver.abort();
     }
 
     /// Sends a request. The stream is opened by this call; the future waits for the answer's head.

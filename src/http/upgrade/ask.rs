@@ -14,7 +14,6 @@ use crate::{
         Body, RequestBody,
         body::Kind,
         client::{Failed, Lease, Outgoing, Parking, Peer, http2_head, unanswered},
-        credential::Proof,
         h2,
     },
     net::Stream,
@@ -73,9 +72,7 @@ pub async fn send(
     peer: &Rc<Peer>,
 ) -> Result<Response<Body>, Failed> {
     match lease {
-        Lease::Http1 {
-            connection, proof, ..
-        } => http1(connection, proof, outgoing, wish, peer).await,
+        Lease::Http1 { connection, .. } => http1(connection, outgoing, wish, peer).await,
         Lease::Http2 { connection, scheme } => {
             http2(connection, scheme, outgoing, wish, peer).await
         }
@@ -85,7 +82,6 @@ pub async fn send(
 /// Asks for a switch of the whole connection (RFC 9110 §7.8); such a request has no body.
 async fn http1(
     connection: wire::Connection<Stream>,
-    proof: Proof,
     outgoing: Outgoing<'_>,
     wish: &Wish,
     peer: &Rc<Peer>,
@@ -100,19 +96,17 @@ async fn http1(
         headers: &headers,
         upgrade: Some(wish.token()),
     };
-    let home = Parking {
-        peer: peer.clone(),
-        proof: proof.clone(),
-    };
+    let proven = connection.io().warrant().is_some();
+    let home = Parking(peer.clone());
     let sent = connection.send(head, RequestBody::Empty, home);
     let (head, body) = match sent.await {
         Ok(response) => response.into_parts(),
-        Err(failure) => return Err(unanswered(failure, false, proof.is_some(), peer.address())),
+        Err(failure) => return Err(unanswered(failure, false, proven, peer.address())),
     };
     peer.interim(body.interim());
     let kind = match head.status {
         StatusCode::SWITCHING_PROTOCOLS => body.into_upgraded().map_or(Kind::Empty, |upgraded| {
-            Kind::Switched(Far::socket(upgraded.io, proof, upgraded.leftover))
+            Kind::Switched(Far::socket(upgraded.io, upgraded.leftover))
         }),
         _ => Kind::Http1(body),
     };

@@ -6,7 +6,6 @@
 //! passed over.
 
 pub mod ask;
-pub(super) mod leash;
 mod near;
 mod settings;
 mod tunnel;

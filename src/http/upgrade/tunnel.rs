@@ -11,10 +11,9 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::leash::Leash;
 use crate::{
     fault::{Fault, Reason},
-    http::{Desk, body::Source, credential::Proof, exchange::Exchange, h2, tick::Tick},
+    http::{Desk, body::Source, exchange::Exchange, h2},
     net::{self, Broken, Early, Side},
 };
 
@@ -28,7 +27,6 @@ pub enum Far {
 /// A connection of its own.
 pub struct Socket {
     stream: net::Stream,
-    proof: Proof,
     early: Bytes,
     /// All that it had to say has come.
     ended: bool,
@@ -36,10 +34,9 @@ pub struct Socket {
 
 impl Far {
     /// `early` came with the answer that switched it.
-    pub fn socket(stream: net::Stream, proof: Proof, early: Bytes) -> Self {
+    pub fn socket(stream: net::Stream, early: Bytes) -> Self {
         Far::Socket(Box::new(Socket {
             stream,
-            proof,
             early,
             ended: false,
         }))
@@ -49,9 +46,9 @@ impl Far {
         matches!(self, Far::Socket(..))
     }
 
-    fn leash(&self, tick: &Rc<Tick>) -> Option<Rc<Leash>> {
+    fn leash(&self) -> Option<Rc<net::Leash>> {
         match self {
-            Far::Socket(socket) => Leash::new(&socket.proof, tick),
+            Far::Socket(socket) => socket.stream.leash(),
             // Its connection is shared, and ends as a whole.
             Far::Stream(_) => None,
         }
@@ -138,7 +135,7 @@ impl Tunnel {
         N: AsyncRead + AsyncWrite + Unpin,
     {
         let tally = self.exchange.tally();
-        let leash = self.far.leash(&self.desk().tick);
+        let leash = self.far.leash();
         self.far.be_patient();
         let ended = {
             let early = Early {
@@ -150,7 +147,10 @@ impl Tunnel {
                 let ward = &mut self.ward;
                 let ends = [
                     cut(cx),
-                    leash.as_ref().map_or(Poll::Pending, |leash| leash.poll(cx)),
+                    leash.as_ref().map_or(Poll::Pending, |leash| {
+                        let cut = leash.poll_cut(cx);
+                        cut.map(|why| Fault::new(Reason::Reset, why))
+                    }),
                     ward.as_mut()
                         .map_or(Poll::Pending, |ward| ward.as_mut().poll(cx)),
                 ];

@@ -203,7 +203,6 @@ impl Local {
         match cluster.tunnel(&mut trail).await {
             Ok(dialled) => Ok(Far {
                 stream: dialled.stream,
-                proof: dialled.proof,
                 trail,
             }),
             Err(fault) => Err(Unopened { fault, trail }),
@@ -222,7 +221,6 @@ impl Local {
         match net::dial(address, CONNECT).await {
             Ok(tcp) => Ok(Far {
                 stream: tcp.into(),
-                proof: None,
                 trail,
             }),
             Err(error) => {
