@@ -5,13 +5,6 @@ use crate::{config::tree::Steps, tls::Towards};
 
 pub(super) fn check(lint: &mut Lint<'_>) {
     let config = lint.config;
-    let identity = Steps::of(&["identity"]);
-    if let Some(said) = &config.identity
-        && said.files.is_some() == said.workload_api.is_some()
-    {
-        let words = "an identity comes from `files` or from `workloadApi`: one of them";
-        lint.error(&identity, words);
-    }
     let ours = config.identity.is_some();
     for (name, upstream) in &config.upstreams {
         let at = Steps::of(&["upstreams", name]);

@@ -22,6 +22,12 @@ mistakes! {
 5:7: outbound.routes[0].retries: unknown key `retries` [did you mean `retry`?]
 "#;
 
+    two_sources_of_an_identity: r#"identity:
+  files: { certificate: a, key: b, roots: c }
+  workloadApi: unix:///run/agent.sock"# => r#"
+1:1: identity: an identity comes from `files` or from `workloadApi`: say one, not both
+"#;
+
     keys_of_later_versions: r#"relays: []
 brokers: {}
 upstreams:
