@@ -259,6 +259,24 @@ upstreams: { payments: { endpoints: { dns: a } } }"# => r#"
 2:44: upstreams.payments.endpoints.dns: `a` is not a host and a port, like `payments.shop:8080`
 "#;
 
+    what_needs_an_identity_of_ours: r#"inbound:
+  tls: { mode: strict }
+  ports: { 9: { tls: strict }, 10: { tls: permissive } }
+upstreams:
+  a: { endpoints: { dns: a:1 }, tls: mesh }
+  b: { endpoints: { dns: b:1 }, identity: spiffe://cluster.local/b }
+  c: { endpoints: { dns: c:1 }, identity: spiffe://cluster.local/c, tls: none }"# => r#"
+2:16: inbound.tls.mode: callers are to prove who they are, and we have no identity to meet them with [say where it comes from: `identity: { files: … }`]
+3:22: inbound.ports.9.tls: callers are to prove who they are, and we have no identity to meet them with [say where it comes from: `identity: { files: … }`]
+5:38: upstreams.a.tls: mutual TLS needs an identity of ours [say where it comes from: `identity: { files: … }`]
+6:43: upstreams.b.identity: its endpoints are to prove an identity, and we have none to show [say where it comes from: `identity: { files: … }`]
+7:43: upstreams.c.identity: only mutual TLS asks for an identity: `tls: mesh` or `tls: auto`
+"#;
+
+    what_an_identity_comes_from: r#"identity: { cutAtExpiry: true }"# => r#"
+1:1: identity: an identity comes from `files` or from `workloadApi`: say one
+"#;
+
     routes_that_never_match: r#"outbound:
   routes:
     - { name: all, hosts: [a] }
