@@ -142,7 +142,6 @@ pub struct Connection {
     tunnel: RefCell<Option<Tunnel>>,
     kept: RefCell<Option<Rc<dyn Any>>>,
     proof: OnceCell<Rc<Credential>>,
-    for_probes: Cell<bool>,
     /// Of HTTP/2: those that run, and the one whose turn it is.
     strands: RefCell<Vec<Rc<Strand>>>,
     turn: RefCell<Option<Rc<Strand>>>,
@@ -182,7 +181,6 @@ impl Connection {
             tunnel: RefCell::new(None),
             kept: RefCell::new(None),
             proof: OnceCell::new(),
-            for_probes: Cell::new(false),
             strands: RefCell::default(),
             turn: RefCell::default(),
             _open: meter.opened(),
@@ -204,16 +202,6 @@ impl Connection {
 
     pub fn door(&self) -> &Door {
         &self.facts.door
-    }
-
-    /// Whether only a probe of the application's health may pass.
-    pub fn is_for_probes(&self) -> bool {
-        self.for_probes.get()
-    }
-
-    /// Lets nothing but probes of the application's health pass: the caller speaks plaintext where none is allowed.
-    pub fn is_only_for_probes(&self) {
-        self.for_probes.set(true);
     }
 
     /// The caller has proved who it is. Said once, before the first request.

@@ -38,6 +38,7 @@ pub struct Plan {
     own: Arc<[SocketAddr]>,
     /// None: everyone may call.
     policy: Option<Arc<authorize::Policy>>,
+    strict: Arc<authorize::Strict>,
     upgrades: Upgrades,
     /// None: we have no identity, and nobody proves anything.
     trust: Option<Trust>,
@@ -98,6 +99,13 @@ impl Plan {
             let name = format!("port-{number}");
             (*number, app(name, *number, address, Some(port)))
         });
+        let strict = |mode: TlsMode| trust.is_some() && mode == TlsMode::Strict;
+        let modes = settings.ports.iter();
+        let modes = modes.filter_map(|(port, said)| said.tls.map(|mode| (*port, strict(mode))));
+        let strict = authorize::Strict {
+            ports: modes.collect(),
+            others: strict(settings.tls.mode),
+        };
         let policy = settings.authorization.as_ref();
         let policy = policy.map(|said| authorize::Policy::compile(said, home, authorization));
         Ok(Plan {
@@ -106,6 +114,7 @@ impl Plan {
             others: app("app".into(), 0, ([0, 0, 0, 0], 0).into(), None),
             own,
             policy: policy.transpose()?,
+            strict: Arc::new(strict),
             upgrades: settings.upgrades.clone(),
             trust,
         })

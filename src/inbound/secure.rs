@@ -156,7 +156,7 @@ impl Stack {
                 self.refuse(connection, app.port, "plaintext", detected.word());
                 return None;
             }
-            connection.is_only_for_probes();
+            // Each request is asked whether it is one.
             return Some((near, Opening::Http1(heard.read)));
         }
         app.plaintext.served.inc();

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
-    Local, Protocol, Way,
+    Local, Protocol, TlsMode, Way,
     authorize::{self, Asked, Gate, View},
     habits::Habits,
     secure::Told,
@@ -53,7 +53,7 @@ impl Stack {
     /// Requests to come go by `local`, those of open connections too; connections that are no HTTP and that it denies
     /// are closed.
     pub fn follow(&self, local: Rc<Local>) {
-        self.gate.follow(local.policy.clone());
+        self.gate.follow(local.policy.clone(), local.strict.clone());
         *self.local.borrow_mut() = local;
     }
 
@@ -97,29 +97,12 @@ fn read(local: &Local, gate: &Rc<Gate>, exchange: &mut Exchange) -> Result<Rc<Wa
     let way = local.way(&connection);
     let (host, path, admitted) = {
         let target = target::read_target(&head.method, &head.uri, &head.headers, head.version)?;
-        let admitted = match (&local.policy, &way) {
-            (_, Some(way))
-                if connection.identity().is_none()
-                    && exchange
-                        .upgrade
-                        .as_ref()
-                        .is_none_or(|upgrade| upgrade.wish().is_none())
-                    && way.is_probe(head, &target) =>
-            {
-                Ok(())
-            }
-            (_, Some(_)) if connection.is_for_probes() => Err(Fault::new(
-                Reason::PlaintextRefused,
-                "callers must prove who they are (inbound.tls is strict)",
-            )),
-            (Some(policy), Some(way)) => {
-                let caller = way.caller(&connection);
-                authorize::admit(policy, &connection, &caller, &View::of(head, &target))
-            }
-            _ => Ok(()),
-        };
+        let switches = (exchange.upgrade.as_deref()).is_some_and(|asked| asked.wish().is_some());
+        let admitted = way.as_deref().map_or(Ok(()), |way| {
+            admit(local, way, &connection, switches, head, &target)
+        });
         if let (Some(upgrade), Some(way)) = (&mut exchange.upgrade, &way)
-            && upgrade.wish().is_some()
+            && switches
         {
             let asked = Asked::new(&connection, way.app.port, &View::of(head, &target));
             upgrade.ends_with(Box::pin(gate.clone().until_refused(asked)));
@@ -147,6 +130,33 @@ fn read(local: &Local, gate: &Rc<Gate>, exchange: &mut Exchange) -> Result<Rc<Wa
         upgrade.permit(&local.upgrades)?;
     }
     Ok(way)
+}
+
+/// Whether this caller may ask for this: a probe passes; who proves nothing does not where that is asked, be it of a
+/// connection that is older than the file that asks; the rules say the rest.
+fn admit(
+    local: &Local,
+    way: &Way,
+    connection: &Connection,
+    switches: bool,
+    head: &Parts,
+    target: &Target<'_>,
+) -> Result<(), Fault> {
+    if connection.identity().is_none() {
+        if !switches && way.is_probe(head, target) {
+            return Ok(());
+        }
+        if local.trust.is_some() && way.app.tls == TlsMode::Strict {
+            return Err(authorize::unproven());
+        }
+    }
+    match &local.policy {
+        None => Ok(()),
+        Some(policy) => {
+            let caller = way.caller(connection);
+            authorize::admit(policy, connection, &caller, &View::of(head, target))
+        }
+    }
 }
 
 impl Way {

@@ -4,7 +4,10 @@ use std::{
     cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
 };
 
-use super::{App, Plan, Trust, authorize::Policy};
+use super::{
+    App, Plan, Trust,
+    authorize::{Policy, Strict},
+};
 use crate::{
     http::{
         Connection, Door,
@@ -36,6 +39,7 @@ pub struct Local {
     ways: Vec<(Door, Rc<Way>)>,
     redirected: RefCell<HashMap<SocketAddr, (Rc<Way>, Ticks)>>,
     pub(super) policy: Option<Arc<Policy>>,
+    pub(super) strict: Arc<Strict>,
     pub(super) trust: Option<Trust>,
     pub(super) upgrades: Upgrades,
     ports: Vec<Arc<App>>,
@@ -71,6 +75,7 @@ impl Local {
             ways: Vec::new(),
             redirected: RefCell::default(),
             policy: None,
+            strict: Arc::default(),
             trust: None,
             upgrades: Upgrades::default(),
             ports: Vec::new(),
@@ -117,6 +122,7 @@ impl Local {
             ways,
             redirected: RefCell::default(),
             policy: plan.policy.clone(),
+            strict: plan.strict.clone(),
             trust: plan.trust.clone(),
             upgrades: plan.upgrades.clone(),
             ports: plan.ports.values().cloned().collect(),

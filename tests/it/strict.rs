@@ -130,6 +130,56 @@ fn a_port_may_be_stricter_or_looser_than_the_others() {
     }
 }
 
+/// A file that asks for proof is asked of what is open as well: a request is refused, bytes and upgrades are cut.
+#[test]
+fn what_is_open_in_plaintext_ends_where_proof_is_asked_for() {
+    let app = RawOrigin::start(|connection| {
+        if connection.read_exact(1)? == b"\0" {
+            connection.write("bytes")?;
+            return connection.until_closed();
+        }
+        loop {
+            let head = connection.read_head()?;
+            if head.contains("upgrade: echo") {
+                connection.write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")?;
+                return connection.until_closed();
+            }
+            connection.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
+    });
+    let authority = Authority::new("cluster.local");
+    let identity = IdentityFolder::new(&authority.leaf("shop"), authority.root());
+    let file = |mode: &str| {
+        format!(
+            "identity: {}\ninbound: {{ listen: \"127.0.0.1:0\", app: \"{}\", upgrades: [echo], tls: {{ mode: {mode} }} }}",
+            identity.yaml(),
+            app.address()
+        )
+    };
+    let mut weft = Weft::start(&file("permissive"));
+    let inbound = weft.inbound();
+    let mut http = RawClient::connect(&inbound);
+    assert_eq!(http.call(&Call::get("/"), "a").status, 200);
+    let mut bytes = RawClient::connect(&inbound);
+    bytes.send("\0");
+    bytes.read_until(b"bytes");
+    let mut upgrade = RawClient::connect(&inbound);
+    upgrade.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+    upgrade.read_until(b"\r\n\r\n");
+    let web = TlsCaller::new(Some(&authority.leaf("web")), &["weft/http1.1"]);
+    let mut proven = web.connect(&inbound).unwrap();
+    assert_eq!(proven.call(&Call::get("/"), "a").unwrap().status, 200);
+
+    weft.reload(&file("strict"));
+    assert!(bytes.is_closed_by_peer() && upgrade.is_closed_by_peer());
+    let refused = http.call(&Call::get("/"), "a");
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (403, Some("plaintext_refused"))
+    );
+    assert_eq!(proven.call(&Call::get("/"), "a").unwrap().status, 200);
+}
+
 // Probes
 
 /// Under strict, with `/healthz` open on the application's port and `/live` on 7000.

@@ -1,6 +1,7 @@
-//! The policy in force on one worker: what a request or a connection is answered, and who is told when it changes.
+//! The policy in force on one worker, and where callers must prove who they are: what a request or a connection is
+//! answered, and who is told when it changes.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use http::{HeaderMap, Method, request::Parts};
 
@@ -16,13 +17,30 @@ use crate::{
 #[derive(Default)]
 pub struct Gate {
     policy: RefCell<Option<Arc<Policy>>>,
+    strict: RefCell<Arc<Strict>>,
     changed: Notify,
 }
 
+/// The ports of the application that take nobody who proves nothing.
+#[derive(Debug, Default)]
+pub struct Strict {
+    /// Those that the file names.
+    pub ports: BTreeMap<u16, bool>,
+    pub others: bool,
+}
+
+impl Strict {
+    fn refuses(&self, caller: &Caller<'_>) -> bool {
+        let strict = self.ports.get(&caller.port).unwrap_or(&self.others);
+        *strict && caller.identity.is_none()
+    }
+}
+
 impl Gate {
-    /// Takes over another policy, or none; whoever waits asks it at once.
-    pub fn follow(&self, policy: Option<Arc<Policy>>) {
+    /// Takes over another policy, or none, and other modes; whoever waits asks them at once.
+    pub fn follow(&self, policy: Option<Arc<Policy>>, strict: Arc<Strict>) {
         *self.policy.borrow_mut() = policy;
+        *self.strict.borrow_mut() = strict;
         self.changed.notify_waiters();
     }
 
@@ -46,11 +64,12 @@ impl Gate {
         }
     }
 
-    /// Waits until the policy says no to this connection, beside what relays its bytes. For ever where it never does.
+    /// Waits until the policy or the port's mode says no to this connection, beside what relays its bytes. For ever
+    /// where neither does.
     ///
     /// A dropped future leaves nothing behind.
     pub async fn until_denied(&self, caller: &Caller<'_>) -> Fault {
-        self.until(|policy| {
+        self.until(caller, |policy| {
             let verdict = policy.connection(caller);
             (!verdict.passes()).then(|| {
                 verdict.note(caller, None);
@@ -63,7 +82,7 @@ impl Gate {
     /// The same for what a request has become that has left HTTP: it asks no more, so it is asked for again.
     pub async fn until_refused(self: Rc<Self>, asked: Asked) -> Fault {
         let (caller, view) = (asked.caller(), asked.view());
-        self.until(|policy| {
+        self.until(&caller, |policy| {
             let verdict = policy.request(&caller, &view);
             (!verdict.passes()).then(|| {
                 verdict.note(&caller, Some(&view));
@@ -73,10 +92,13 @@ impl Gate {
         .await
     }
 
-    async fn until(&self, judge: impl Fn(&Policy) -> Option<Fault>) -> Fault {
+    async fn until(&self, caller: &Caller<'_>, judge: impl Fn(&Policy) -> Option<Fault>) -> Fault {
         loop {
             // Listens before it asks, so that no change falls between.
             let changed = self.changed.notified();
+            if self.strict.borrow().refuses(caller) {
+                return unproven();
+            }
             match self.policy().and_then(|policy| judge(&policy)) {
                 Some(fault) => return fault,
                 None => changed.await,
@@ -176,6 +198,15 @@ pub fn admit(
         Says::Refuse => Err(refusal(&verdict, caller)),
         Says::Ambiguous => Err(Target::ambiguous_path()),
     }
+}
+
+/// Of a caller that proves nothing, where callers must.
+#[cold]
+pub fn unproven() -> Fault {
+    Fault::new(
+        Reason::PlaintextRefused,
+        "callers must prove who they are (inbound.tls is strict)",
+    )
 }
 
 /// The rule's name is for who is known, and for callers on loopback; a stranger learns nothing of the rules.

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 pub use audit::Metrics;
 pub use explain::{Outcome, Step};
-pub use gate::{Asked, Gate, admit};
+pub use gate::{Asked, Gate, Strict, admit, unproven};
 
 use super::settings::{Action, Authorization};
 use crate::{
