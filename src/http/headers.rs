@@ -66,7 +66,7 @@ pub struct Facts {
     pub expect_other: bool,
     /// `TE: trailers`: kept, gRPC needs it.
     pub te_trailers: bool,
-    /// `Upgrade` asks for more than `h2c`. In a request it is still there, for `upgrade` to read and take out.
+    /// `Upgrade` names more than `h2c`. It is still there, for `upgrade` to read and take out.
     pub offers_upgrade: bool,
     /// `Connection` names `Upgrade`, without which that says nothing.
     pub names_upgrade: bool,
@@ -113,7 +113,7 @@ pub fn clean_request(headers: &mut HeaderMap, version: Version) -> Result<Facts,
 
 /// Takes out of an answer what is between the upstream and us, and says what it was.
 ///
-/// `bad_answer` and `answer_head_too_large`, as above. What `Upgrade` a 101 speaks of is to be read before.
+/// `bad_answer` and `answer_head_too_large`, as above.
 pub fn clean_response(headers: &mut HeaderMap, version: Version) -> Result<Facts, Fault> {
     clean(headers, version, Message::Response)
 }
@@ -253,7 +253,7 @@ fn remove(
         facts.content_length = None;
     }
     if found & found::UPGRADE != 0 {
-        if !(facts.offers_upgrade && message == Message::Request) {
+        if !facts.offers_upgrade {
             headers.remove(header::UPGRADE);
         }
         headers.remove("http2-settings");

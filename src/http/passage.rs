@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Response, Version, header, request::Parts};
 
 use super::{
     body::{Body, grpc_status},
@@ -79,6 +79,18 @@ pub async fn in_time(
         )),
         fault = cut => Err(fault),
     }
+}
+
+/// Takes an answer's head over from its callee: hygiene, and what the record of the exchange has to know of it.
+pub fn answered(exchange: &mut Exchange, response: &mut Response<Body>) -> Result<(), Fault> {
+    let version = response.version();
+    let facts = headers::clean_response(response.headers_mut(), version)?;
+    exchange.headed(&facts, response.headers());
+    if facts.offers_upgrade {
+        upgrade::required(response, &exchange.connection);
+    }
+    *response.version_mut() = Version::HTTP_11;
+    Ok(())
 }
 
 /// The path to write in place of the one that came: where it was not in its plain form, or absolute.
@@ -157,9 +169,10 @@ pub fn finish(
         .as_ref()
         .is_some_and(|upgrade| upgrade.is_switched());
     if closes && !stays && !exchange.connection.is_http2() {
+        // Beside what a 426 says there.
         response
             .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            .append(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let grpc = if exchange.grpc {
         grpc_status(response.headers())

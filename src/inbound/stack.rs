@@ -196,13 +196,10 @@ async fn forward(
         }
     };
     let mut response = answered?;
-    let version = response.version();
-    let facts = headers::clean_response(response.headers_mut(), version)?;
-    exchange.headed(&facts, response.headers());
+    passage::answered(exchange, &mut response)?;
     if let Some(upgrade) = &mut exchange.upgrade {
         upgrade.answered(&mut response)?;
     }
-    *response.version_mut() = http::Version::HTTP_11;
     if let Some(at) = deadline.at() {
         response.body_mut().ends_by(at);
     }

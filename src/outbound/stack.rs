@@ -33,7 +33,7 @@ use crate::{
     http::{
         Body, Connection, Cut, Door, Exchange, Handler,
         client::Outgoing,
-        headers, passage,
+        passage,
         target::{self, Form, Target},
         upgrade::{Far, Upgrade},
     },
@@ -330,10 +330,7 @@ impl Local {
             }
         };
         let mut response = answered?;
-        let version = response.version();
-        let facts = headers::clean_response(response.headers_mut(), version)?;
-        exchange.headed(&facts, response.headers());
-        *response.version_mut() = http::Version::HTTP_11;
+        passage::answered(exchange, &mut response)?;
         route.filters.response(response.headers_mut());
         if let Some(upgrade) = &mut exchange.upgrade {
             upgrade.answered(&mut response)?;

@@ -259,7 +259,9 @@ fn a_switch_that_nobody_asked_for_is_no_switch() {
 
 #[test]
 fn a_callee_may_decline_and_the_connection_goes_on() {
-    let origin = RawOrigin::answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let origin = RawOrigin::answering(
+        "HTTP/1.1 403 Forbidden\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno",
+    );
     let weft = to(&origin.address(), "");
     let mut client = RawClient::connect(&weft.outbound());
     let plain = "GET /plain HTTP/1.1\r\nHost: chat\r\n\r\n";
@@ -270,12 +272,47 @@ fn a_callee_may_decline_and_the_connection_goes_on() {
             (answer.status, answer.text().as_str(), answer.reason()),
             (403, "no", None)
         );
+        assert_eq!(answer.header("upgrade"), None);
     }
     assert!(
         origin.text(0).contains("GET /plain"),
         "the connection was kept"
     );
     assert_upgrade(&weft, "declined");
+}
+
+/// RFC 9110 §15.5.22: such an answer must say what it requires. HTTP/2 has no field for it.
+#[test]
+fn what_a_callee_requires_is_told() {
+    let origin = RawOrigin::answering(
+        "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade, x-hop\r\nX-Hop: 1\r\nUpgrade: websocket\r\n\
+         Content-Length: 2\r\n\r\nno",
+    );
+    let weft = to(&origin.address(), ", protocol: http1");
+    let mut client = RawClient::connect(&weft.outbound());
+    for request in [
+        handshake().as_str(),
+        "GET /plain HTTP/1.1\r\nHost: chat\r\n\r\n",
+    ] {
+        client.send(request);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (426, "no"));
+        assert_eq!(answer.header("upgrade"), Some("websocket"));
+        assert_eq!(answer.header("connection"), Some("upgrade"));
+        assert_eq!(answer.header("x-hop"), None);
+    }
+
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    let get = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/plain"),
+        (":authority", "chat"),
+    ];
+    client.send(&Frame::headers(1, &get, true));
+    let (_, fields, _) = client.read_headers();
+    assert_eq!(field(&fields, ":status"), Some("426"));
+    assert_eq!(field(&fields, "upgrade"), None);
 }
 
 /// Without `Connection: upgrade` the field says nothing (RFC 9110 §7.8), and in HTTP/1.0 neither.

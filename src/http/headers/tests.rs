@@ -203,7 +203,7 @@ fn answers_keep_what_another_sidecar_says_and_lose_hops() {
         ("x-weft-reason", "no_app"),
     ]);
     let facts = clean_response(&mut headers, Version::HTTP_11).unwrap();
-    assert_eq!(names(&headers), ["set-cookie", "x-weft-reason"]);
+    assert_eq!(names(&headers), ["set-cookie", "upgrade", "x-weft-reason"]);
     assert!(facts.offers_upgrade && !facts.connection_close);
 }
 

@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::{Body, Source},
+    connection::Connection,
     exchange::Exchange,
     headers::Facts,
 };
@@ -156,6 +157,18 @@ fn read_offer(exchange: &mut Exchange, facts: &Facts) -> Result<(), Fault> {
         stream: None,
     }));
     Ok(())
+}
+
+/// Takes `Upgrade` out of a callee's answer, which `answered` writes anew where both switch; but a 426 says by it what
+/// the callee wants to be asked for (RFC 9110 §15.5.22). HTTP/2 has no such field.
+#[cold]
+pub(super) fn required(response: &mut Response<Body>, connection: &Connection) {
+    let required = response.status() == StatusCode::UPGRADE_REQUIRED && !connection.is_http2();
+    let headers = response.headers_mut();
+    match required {
+        true => headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade")),
+        false => headers.remove(header::UPGRADE),
+    };
 }
 
 fn is_websocket(token: &HeaderValue) -> bool {
