@@ -81,7 +81,7 @@ impl Plan {
                 address,
                 protocol: said.map_or(Protocol::Auto, |said| said.protocol),
                 opaque: said.is_some_and(|said| said.opaque),
-                tls: said.and_then(|said| said.tls).unwrap_or(settings.tls.mode),
+                tls: settings.mode(port),
                 probes: probes(settings, port),
                 plaintext: match port {
                     0 => security.port("other"),

@@ -130,6 +130,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether callers of a port of the application must prove who they are.
+    pub fn mode(&self, port: u16) -> TlsMode {
+        let said = self.ports.get(&port).and_then(|said| said.tls);
+        said.unwrap_or(self.tls.mode)
+    }
+
     /// Says the application's address of every port with a listener that has none: the same port on 127.0.0.1.
     pub fn name_apps(&mut self) {
         for (port, settings) in &mut self.ports {

@@ -794,6 +794,66 @@ fn explain_says_which_rule_decides_and_why() {
 }
 
 #[test]
+fn explain_says_where_plaintext_is_refused_and_what_a_probe_is() {
+    let weft = Weft::folder(
+        "
+        identity: { workloadApi: unix:///run/agent.sock }
+        inbound:
+          listen: \"127.0.0.1:0\"
+          tls: { mode: strict }
+          ports: { 9090: { tls: permissive } }
+          probes: [{ port: 8080, path: /healthz }]
+          authorization: { default: allow }
+        ",
+    );
+    let explain = |caller: &str, method: &str, url: &str| {
+        let output = weft.run(&["explain", "-c", "weft.yaml", "--as", caller, method, url]);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    for (caller, method, url, said) in [
+        (
+            "none",
+            "GET",
+            "http://a:8080/",
+            "the port is strict (weft.yaml:5)",
+        ),
+        ("none", "GET", "http://a:8080/", "403 plaintext_refused"),
+        (
+            "none",
+            "GET",
+            "http://a:8080/healthz",
+            "allowed as a probe, of which no rule is asked (weft.yaml:7)",
+        ),
+        (
+            "none",
+            "POST",
+            "http://a:8080/healthz",
+            "403 plaintext_refused",
+        ),
+        (
+            "none",
+            "GET",
+            "http://a:9090/",
+            "allowed by the default (weft.yaml:8)",
+        ),
+        (
+            web,
+            "GET",
+            "http://a:8080/",
+            "allowed by the default (weft.yaml:8)",
+        ),
+    ] {
+        let text = explain(caller, method, url);
+        assert!(
+            text.contains(said),
+            "{caller} {method} {url}: no {said:?} in\n{text}"
+        );
+    }
+}
+
+#[test]
 fn explain_asks_for_an_address_where_rules_do() {
     let weft = Weft::folder(&file(
         "127.0.0.1:1",

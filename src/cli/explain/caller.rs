@@ -12,8 +12,8 @@ use crate::{
     fault::{Fault, Reason},
     http::{headers::clean_request, target},
     inbound::{
-        Action,
-        authorize::{Caller, Home, Metrics, Outcome, Policy, Says, Step, View},
+        Action, TlsMode,
+        authorize::{self, Caller, Home, Metrics, Outcome, Policy, Says, Step, View},
     },
     units::SpiffeId,
 };
@@ -67,6 +67,11 @@ pub(super) fn explain(
     };
     section(&mut text, "caller", &[who.to_owned()]);
     section(&mut text, "port", &[format!("{port} of the application")]);
+    if identity.is_none()
+        && let Some(words) = unproven(loaded, call, &target, port)
+    {
+        return Ok(text + &words);
+    }
     let Some(said) = &config.inbound.authorization else {
         let words = "without inbound.authorization everyone may call".to_owned();
         section(&mut text, "allowed", &[words]);
@@ -113,6 +118,44 @@ pub(super) fn explain(
         Says::Ambiguous => text += &refused(&target::Target::ambiguous_path()),
     }
     Ok(text)
+}
+
+/// What becomes of a call in plaintext before any rule is asked: a probe passes, where proof is asked for all else is
+/// refused. None: the rules say.
+fn unproven(
+    loaded: &Loaded,
+    call: &Call,
+    target: &target::Target<'_>,
+    port: u16,
+) -> Option<String> {
+    let inbound = &loaded.config.inbound;
+    let asks = matches!(call.method, Method::GET | Method::HEAD) && !target.is_ambiguous();
+    let probes = || inbound.probes.iter();
+    let probe = probes().position(|own| own.port == port && own.path.as_str() == target.path);
+    let mut text = String::new();
+    if let Some(nth) = probe.filter(|_| asks) {
+        let at = Steps::of(&["inbound", "probes"]).index(nth);
+        let words = format!(
+            "as a probe, of which no rule is asked ({})",
+            loaded.origins.of(&at)
+        );
+        section(&mut text, "allowed", &[words]);
+        return Some(text);
+    }
+    if inbound.mode(port) != TlsMode::Strict {
+        return None;
+    }
+    let own = inbound
+        .ports
+        .get(&port)
+        .is_some_and(|own| own.tls.is_some());
+    let at = match own {
+        true => Steps::of(&["inbound", "ports", &port.to_string(), "tls"]),
+        false => Steps::of(&["inbound", "tls", "mode"]),
+    };
+    let why = format!("the port is strict ({})", loaded.origins.of(&at));
+    section(&mut text, "why", &[why]);
+    Some(text + &refused(&authorize::unproven()))
 }
 
 struct Page<'a> {
