@@ -89,6 +89,7 @@ pub struct House {
     http: http::Metrics,
     authorization: inbound::authorize::Metrics,
     security: inbound::SecurityMetrics,
+    habits: Arc<inbound::Habits>,
     access: AccessLog,
     /// Writes what is queued when it goes.
     _access_guard: tracing_appender::non_blocking::WorkerGuard,
@@ -148,6 +149,7 @@ impl House {
             http,
             authorization,
             security,
+            habits: Arc::default(),
             access,
             _access_guard: guard,
             upstreams,
@@ -264,6 +266,7 @@ impl House {
                 config.identity.is_some().then(|| inbound::Trust {
                     store: self.store.clone(),
                     metrics: self.security.clone(),
+                    habits: self.habits.clone(),
                 }),
                 &self.security,
                 &inbound::authorize::Home::new(

@@ -11,6 +11,7 @@ mod stack;
 mod tcp;
 mod way;
 
+pub use habits::Habits;
 pub use secure::{Metrics as SecurityMetrics, Trust};
 pub use settings::*;
 pub use stack::Stack;

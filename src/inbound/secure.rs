@@ -16,7 +16,12 @@ use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::net::TcpStream;
 
-use super::{App, Protocol, Stack, TlsMode, habits::Habit, tcp::Speech, way::Way};
+use super::{
+    App, Protocol, Stack, TlsMode,
+    habits::{Habit, Habits},
+    tcp::Speech,
+    way::Way,
+};
 use crate::{
     http::{Connection, Credential, Opening, SILENCE, Word, hear, tcp::Detected, tick::Ticks},
     net::{
@@ -89,11 +94,12 @@ pub struct Plaintext {
     refused: IntCounter,
 }
 
-/// What proves who calls, on one worker.
+/// What proves who calls, for all workers.
 #[derive(Clone)]
 pub struct Trust {
     pub store: Store,
     pub metrics: Metrics,
+    pub habits: Arc<Habits>,
 }
 
 /// When this worker last told of a caller that it refused.
@@ -128,7 +134,7 @@ impl Stack {
         let app = way.as_deref().map_or(local.others()?, |way| &*way.app);
         let speech = way.as_deref().map_or(Speech::Any, Way::speech);
         let strict = app.tls == TlsMode::Strict;
-        let silence = self.habits.silence(connection);
+        let silence = trust.habits.silence(connection);
         let may_open = !strict && speech == Speech::Bytes && silence.is_some();
         let open = async || match &way {
             Some(way) if may_open => self.open(way, connection).await.ok(),
@@ -160,7 +166,7 @@ impl Stack {
             return Some((near, Opening::Http1(heard.read)));
         }
         app.plaintext.served.inc();
-        self.habits.spoke(connection, Habit::Plain);
+        trust.habits.spoke(connection, Habit::Plain);
         match heard.word {
             Word::Caller(Kind::Http1) if speech != Speech::Bytes => {
                 connection.meter().detected(detected);
@@ -221,7 +227,7 @@ impl Stack {
             }
         };
         metrics.handshake(tls::Direction::Inbound, None);
-        self.habits.spoke(connection, Habit::Mesh);
+        trust.habits.spoke(connection, Habit::Mesh);
         let calls = trust.metrics.caller(&accepted.peer.id);
         let tick = &connection.desk().tick;
         let credential = Credential::new(accepted.peer, &trust.store, Some(calls), tick);

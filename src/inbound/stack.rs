@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use super::{
     Local, Protocol, TlsMode, Way,
     authorize::{self, Asked, Gate, View},
-    habits::Habits,
     secure::Told,
 };
 use crate::{
@@ -35,7 +34,6 @@ pub struct Stack {
     local: RefCell<Rc<Local>>,
     gate: Rc<Gate>,
     pub(super) told: Told,
-    pub(super) habits: Habits,
 }
 
 impl Stack {
@@ -44,7 +42,6 @@ impl Stack {
             local: RefCell::new(local.clone()),
             gate: Rc::default(),
             told: Told::default(),
-            habits: Habits::default(),
         });
         stack.follow(local);
         stack
