@@ -32,6 +32,7 @@ mod operate;
 mod pages;
 mod peers;
 mod peers_rotate;
+mod permissive;
 mod pods;
 mod privilege;
 mod redirect;

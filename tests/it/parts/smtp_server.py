@@ -1,4 +1,4 @@
-"""An SMTP server that takes every mail and tells in its answer how long it was. smtp_server.py PORT"""
+"""An SMTP server that takes every mail and tells in its answer how long it was. smtp_server.py HOST PORT"""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ class Mailbox:
 
 async def main():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(Mailbox(), hostname="mail.test"), "127.0.0.1", int(sys.argv[1]))
+    server = await loop.create_server(lambda: SMTP(Mailbox(), hostname="mail.test"), sys.argv[1], int(sys.argv[2]))
     await server.serve_forever()
 
 

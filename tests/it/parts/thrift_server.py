@@ -1,4 +1,4 @@
-"""A Thrift server, binary protocol: `reverse` a text, `fail` with the exception the interface has. thrift_server.py PORT"""
+"""A Thrift server, binary protocol: `reverse` a text, `fail` with the exception the interface has. thrift_server.py HOST PORT"""
 
 import os
 import sys
@@ -17,4 +17,4 @@ class Echo:
         raise echo.Failed(why=why)
 
 
-make_server(echo.Echo, Echo(), "127.0.0.1", int(sys.argv[1])).serve()
+make_server(echo.Echo, Echo(), sys.argv[1], int(sys.argv[2])).serve()

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,7 +11,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{PARTS, Running, cached, on_a_free_port, output, program, python, script, spawn};
+use super::{
+    super::wait_until, PARTS, Running, cached, on_a_free_port, output, program, python, script,
+    spawn,
+};
 
 /// Which server. A client of the same kind speaks to it by [`converse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,78 +46,93 @@ impl Kind {
     }
 }
 
-/// A running server on a free port of loopback, with an empty store.
+/// A running server with an empty store.
 pub struct Store {
     _running: Running,
     _folder: TempDir,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Store {
+    /// On a free port of loopback.
     pub fn start(kind: Kind) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path();
-        match kind {
-            Kind::Postgres => initdb(path),
-            Kind::Mysql => bootstrap(path),
-            Kind::Redis | Kind::Nats | Kind::Smtp | Kind::Thrift => {}
-        }
-        let (running, port) = on_a_free_port(|port| {
-            let (mut command, install) = serving(kind, path, port);
-            command.current_dir(path).stdin(Stdio::null());
-            command.stdout(Stdio::null()).stderr(log(path));
-            spawn(&mut command, install)
-        });
+        let folder = prepared(kind);
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (running, port) = on_a_free_port(|port| serve(kind, folder.path(), at(port)));
         Store {
             _running: running,
             _folder: folder,
-            port,
+            address: at(port),
+        }
+    }
+
+    /// At an address of our choice, in a namespace that has it and where nobody else takes it.
+    pub fn at(kind: Kind, address: SocketAddr) -> Self {
+        let folder = prepared(kind);
+        let running = serve(kind, folder.path(), address);
+        wait_until("a server to listen", || TcpStream::connect(address).is_ok());
+        Store {
+            _running: running,
+            _folder: folder,
+            address,
         }
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 }
 
-fn serving(kind: Kind, folder: &Path, port: u16) -> (Command, &'static str) {
-    let port = port.to_string();
+fn prepared(kind: Kind) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    match kind {
+        Kind::Postgres => initdb(folder.path()),
+        Kind::Mysql => bootstrap(folder.path()),
+        Kind::Redis | Kind::Nats | Kind::Smtp | Kind::Thrift => {}
+    }
+    folder
+}
+
+fn serve(kind: Kind, folder: &Path, address: SocketAddr) -> Running {
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
     let mut command;
     let install = match kind {
         Kind::Redis => {
             command = Command::new(program("redis-server"));
-            command.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
+            command.args(["--bind", &host, "--port", &port, "--save", ""]);
             "apt-get install redis-server"
         }
         Kind::Postgres => {
             command = postgres("postgres", folder);
-            command.args(["-h", "127.0.0.1", "-p", &port, "-c", "fsync=off", "-k"]);
+            command.args(["-h", &host, "-p", &port, "-c", "fsync=off", "-k"]);
             command.arg(folder).arg("-D").arg(folder.join("data"));
             POSTGRES
         }
         Kind::Mysql => {
             command = mariadbd(folder);
-            command.args(["--bind-address=127.0.0.1", "--port", &port]);
+            command.args(["--bind-address", &host, "--port", &port]);
             command.args(["--socket=socket", "--skip-name-resolve"]);
             MARIADB
         }
         Kind::Nats => {
             command = Command::new(cached("python/bin/nats-server"));
-            command.args(["-a", "127.0.0.1", "-p", &port]);
+            command.args(["-a", &host, "-p", &port]);
             PARTS
         }
         Kind::Smtp | Kind::Thrift => {
             command = Command::new(python());
             command.arg(script(&format!("{}_server.py", kind.word())));
-            command.arg(port);
+            command.args([host, port]);
             PARTS
         }
     };
-    (command, install)
+    command.current_dir(folder).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(log(folder));
+    spawn(&mut command, install)
 }
 
 const POSTGRES: &str = "apt-get install postgresql";
@@ -163,6 +182,8 @@ fn bootstrap(folder: &Path) {
         let text = fs::read_to_string(path);
         sql += &text.unwrap_or_else(|error| panic!("{name}: {error}; install it with `{MARIADB}`"));
     }
+    // Sidecars call from 127.0.0.6.
+    sql += "\nupdate global_priv set host = '%' where host = '127.0.0.1';\n";
     let told = folder.join("bootstrap.sql");
     fs::create_dir(folder.join("data")).expect("a new folder");
     fs::write(&told, sql).expect("the folder can be written");
