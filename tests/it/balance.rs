@@ -36,7 +36,7 @@ fn load(weft: &Weft, callers: usize, calls: usize) {
 
 #[test]
 fn peak_ewma_avoids_a_slow_endpoint() {
-    let slow = Origin::answering(|_| Reply::ok("slow").after(Duration::from_millis(150)));
+    let slow = Origin::answering(|_| Reply::ok("slow").after(Duration::from_secs(1)));
     let fast = Origin::start();
     let weft = Weft::start(&file("peakEwma", &[&slow, &fast]));
     load(&weft, 4, 60);

@@ -271,20 +271,17 @@ fn what_a_reload_does_not_change_keeps_connections_estimates_and_ejections() {
         ),
     ];
     for (what, file) in files {
+        // A new estimate is 30 ms; this one is more, and forgotten little by little.
+        fine.next([Reply::ok("slow").after(Duration::from_secs(1))]);
         assert_eq!(get(&weft, "steady").status, 200);
         let (asked, connections) = (failing.count(), fine.connections());
-        let measured = estimate(&weft);
         weft.reload(&file);
+        assert!(estimate(&weft) > 100.0, "{what} forgot the estimate");
         for _ in 0..6 {
             assert_eq!(get(&weft, "steady").status, 200, "after {what}");
         }
         assert_eq!(failing.count(), asked, "{what} forgot the ejection");
         assert_eq!(fine.connections(), connections, "{what} closed connections");
-        // A new estimate starts at 30 ms; one that was measured on loopback is far from it.
-        assert!(
-            estimate(&weft) < measured.max(20.0) + 5.0,
-            "{what} forgot the estimate"
-        );
     }
     assert!(third.count() > 0, "the new endpoint is used");
 }

@@ -86,8 +86,10 @@ impl Call {
 
     /// The same, for calls that may get no answer.
     pub fn try_send(&self, address: &str) -> io::Result<Answer> {
+        // A long body takes its time to be put together, which a connection would not be given.
+        let bytes = self.clone().header("connection", "close").bytes(address);
         let mut client = RawClient::try_connect(address)?;
-        client.try_send(self.clone().header("connection", "close").bytes(address))?;
+        client.try_send(bytes)?;
         client.try_answer_to(&self.method)
     }
 }

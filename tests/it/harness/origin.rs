@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -26,8 +26,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinSet,
+};
 
 use super::wait_for;
 
@@ -150,6 +154,7 @@ pub struct Origin {
 }
 
 struct Running {
+    listener: Socket,
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
@@ -239,7 +244,12 @@ impl Origin {
     /// Closes the listener and every connection; what was seen is kept. Returns when it is done.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
-            // The thread has ended by itself if nobody listens.
+            // Closed, it would listen on in a process that another test has forked and that is not yet itself.
+            running
+                .listener
+                .shutdown(Shutdown::Both)
+                .expect("it listens");
+            // The thread may have ended by itself for that.
             let _ = running.stop.send(());
             running.thread.join().expect("the origin did not panic");
         }
@@ -249,13 +259,15 @@ impl Origin {
     pub fn start_again(&mut self) {
         self.stop();
         let held = self.held.take();
-        let held = held.unwrap_or_else(|| hold(self.address).expect("the address is free"));
+        let held = held.unwrap_or_else(|| bind(self.address).expect("the address is free"));
         let address = held.local_addr().expect("bound").as_socket();
         self.address = address.expect("an address of IP");
         self.held = Some(held);
+        let listener = bind(self.address).expect("we hold the address");
+        listener.listen(1024).expect("nobody else listens");
+        listener.set_nonblocking(true).expect("a socket");
+        let own = listener.try_clone().expect("a socket");
         let (stop, stopped) = oneshot::channel();
-        let (ready, listens) = mpsc::channel();
-        let address = self.address;
         let (book, accepted, open) = (
             Arc::clone(&self.book),
             Arc::clone(&self.accepted),
@@ -267,23 +279,23 @@ impl Origin {
                 .build()
                 .expect("a runtime");
             runtime.block_on(async move {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .expect("the address is free");
-                ready.send(()).expect("the test waits");
+                let listener = TcpListener::from_std(own.into()).expect("a socket");
                 tokio::select! {
                     () = accept(listener, book, accepted, open) => {}
                     _ = stopped => {}
                 }
             });
         });
-        listens.recv().expect("the origin listens");
-        self.running = Some(Running { stop, thread });
+        self.running = Some(Running {
+            listener,
+            stop,
+            thread,
+        });
     }
 }
 
 /// Two sockets may have one address where both say so and one of them never listens.
-fn hold(address: SocketAddr) -> io::Result<Socket> {
+pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -325,8 +337,7 @@ async fn accept(
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let number = accepted.fetch_add(1, Ordering::SeqCst);
-        open.fetch_add(1, Ordering::SeqCst);
-        let (book, open) = (Arc::clone(&book), Open(Arc::clone(&open)));
+        let (book, open) = (Arc::clone(&book), Open::new(&stream, &open));
         connections.spawn(async move {
             let _open = open;
             let service = service_fn(|request| answer(request, number, Arc::clone(&book)));
@@ -356,12 +367,27 @@ async fn accept(
     }
 }
 
-/// One open connection; dropping it counts it off.
-struct Open(Arc<AtomicUsize>);
+/// One open connection; dropping it ends it for certain, as [`Origin::stop`] does, and counts it off.
+struct Open {
+    socket: Socket,
+    count: Arc<AtomicUsize>,
+}
+
+impl Open {
+    fn new(stream: &TcpStream, count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Open {
+            socket: SockRef::from(stream).try_clone().expect("a socket"),
+            count: Arc::clone(count),
+        }
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        // An error says that it has ended already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
