@@ -14,7 +14,10 @@ use super::{File, print};
 use crate::{
     config::{Loaded, Steps, path, values},
     discover::Source,
-    events::{self, capture::Author},
+    events::{
+        self,
+        capture::{self, Author},
+    },
     fault::{Fault, Reason},
     http::{Metrics, headers::clean_request, respond::statuses, target},
     outbound::{self, Plan, Strangers, Unknown, Upstream, UpstreamSettings, secure::Security},
@@ -273,13 +276,8 @@ impl Page<'_> {
         section(text, "goes to", &goes);
         let deferred = match (&route.defer, &call.method) {
             (None, _) => "no".to_owned(),
-            (Some(_), &(Method::GET | Method::HEAD)) => {
-                let (status, _) = statuses(Reason::NotDeferrable);
-                format!(
-                    "refused: {} is answered {} not_deferrable on this route",
-                    call.method,
-                    status.as_u16()
-                )
+            (Some(_), method) if !capture::is_deferrable(method) => {
+                format!("no: {method} passes at once, its caller needs the answer")
             }
             (Some(_), _) => "yes: answered once the call is on disk, delivered later".to_owned(),
         };

@@ -132,6 +132,10 @@ fn what_a_get_asks_passes_at_once() {
     let answer = Call::get("/now").host("email").send(&weft.outbound());
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
     accepted(&defer(&weft, "", "later"));
+    let explain = ["explain", "-c", "weft.yaml", "GET", "http://email/now"];
+    let told = weft.run(&explain).stdout;
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("GET passes at once"), "{told}");
 }
 
 #[test]
@@ -340,7 +344,11 @@ fn what_cannot_be_delivered_in_time_expires() {
     let id = accepted(&defer(&weft, "k", "x"));
     let said = wait_for_state(&weft, &id, "expired");
     assert_eq!(said["reason"], "expired");
-    assert_eq!(standing(&weft, &id).status, 410);
+    let answer = standing(&weft, &id);
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (410, Some("event_expired"))
+    );
 }
 
 #[test]
@@ -351,6 +359,59 @@ fn a_delayed_call_is_not_made_before_its_time() {
     accepted(&defer(&weft, "k", "x"));
     let seen = origin.wait_for_requests(1);
     assert!((seen[0].at - begin).as_millis() >= 495);
+}
+
+#[test]
+fn a_stream_is_not_kept() {
+    let origin = Origin::start();
+    let weft = Weft::start(&yaml(&origin.address(), QUICK));
+    // A call of two messages is a stream.
+    let mut client = H2Peer::connect(&weft.outbound(), &[]);
+    let head = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/mail.v1.Mailer/Send"),
+        (":authority", "email"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    client.send(&Frame::headers(1, &head, false));
+    let two = [grpc_message(b"one"), grpc_message(b"two")].concat();
+    client.send(&Frame::data(1, two, true));
+    let (_, fields, _) = client.read_headers();
+    let field = |wanted: &str| {
+        let found = fields.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone())
+    };
+    assert_eq!(field("grpc-status").as_deref(), Some("12"), "{fields:?}");
+    assert_eq!(field("x-weft-reason").as_deref(), Some("not_deferrable"));
+    assert_eq!(weft.metric("weft_outbox_events"), 0.0);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_key_that_cannot_be_computed_is_told_and_nothing_is_stored() {
+    let origin = Origin::start();
+    let file = yaml(&origin.address(), QUICK).replace(
+        "key: request.headers[\"x-key\"]",
+        "key: string(int(request.headers[\"x-key\"]))",
+    );
+    let weft = Weft::start(&file);
+    accepted(&defer(&weft, "7", "x"));
+    let refused = defer(&weft, "seven", "x");
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (422, Some("key_failed")),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(origin.wait_for_requests(1)[0].header("x-key"), Some("7"));
+    assert_eq!(sum_of_ledger(&weft), 1.0);
+}
+
+/// Every event ever accepted.
+fn sum_of_ledger(weft: &Weft) -> f64 {
+    weft.metric("weft_events_ledger")
 }
 
 #[test]

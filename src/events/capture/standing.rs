@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{COME_AGAIN, Capture, EVENTS, refused};
 use crate::{
     fault::{Fault, Reason},
-    http::Body,
+    http::{Body, respond::REASON_HEADER},
     outbox::{EventId, Standing, State, Store, Wall},
 };
 
@@ -57,6 +57,8 @@ fn answer(standing: &Standing) -> Response<Body> {
     let mut response = Response::new(Body::whole(Bytes::from(said.to_string() + "\n")));
     if standing.state == State::Expired {
         *response.status_mut() = StatusCode::GONE;
+        let word = HeaderValue::from_static(Reason::EventExpired.word());
+        response.headers_mut().insert(REASON_HEADER, word);
     }
     let headers = response.headers_mut();
     headers.insert(
