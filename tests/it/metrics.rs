@@ -243,6 +243,45 @@ fn the_metrics_are_those_of_the_catalogue() {
     );
 }
 
+/// The sum of a name's samples.
+fn sum(text: &str, name: &str) -> f64 {
+    let samples = text.lines().filter_map(|line| {
+        let (sample, value) = line.rsplit_once(' ')?;
+        let named = sample.split('{').next() == Some(name);
+        named.then(|| value.parse::<f64>().expect("a number"))
+    });
+    samples.sum()
+}
+
+#[test]
+fn times_and_ages_are_those_that_were() {
+    let text = scrape();
+    for histogram in [
+        "weft_request_seconds",
+        "weft_event_delivery_seconds",
+        "weft_event_age_seconds",
+        "weft_outbox_fsync_seconds",
+    ] {
+        let of = |end: &str| sum(&text, &format!("{histogram}_{end}"));
+        assert!(of("count") >= 1.0 && of("sum") > 0.0, "{histogram}: {text}");
+        assert!(of("sum") < 60.0, "{histogram}: {}", of("sum"));
+    }
+    for age in [
+        "weft_dead_letter_oldest_age_seconds",
+        "weft_dead_letter_age_seconds_avg",
+    ] {
+        assert!((0.0..60.0).contains(&sum(&text, age)), "{age}: {text}");
+    }
+    // From an hour ago, for an hour more.
+    assert_eq!(sum(&text, "weft_identity_lifetime_seconds").round(), 7200.0);
+    let now = std::time::UNIX_EPOCH
+        .elapsed()
+        .expect("after 1970")
+        .as_secs_f64();
+    let found = sum(&text, "weft_dns_last_success_timestamp_seconds");
+    assert!((now - 60.0..=now).contains(&found), "{found}");
+}
+
 #[test]
 fn promtool_finds_nothing_to_say() {
     let text = scrape();

@@ -99,6 +99,29 @@ fn a_server_of_a_name_that_speaks_no_tls_gets_nothing() {
     assert_eq!(origin.count(), 0);
 }
 
+/// A TLS server that is none of the mesh agrees to none of the mesh's words; only where its protocol is declared may it
+/// be spoken to by the usual ones.
+#[test]
+fn a_server_that_agrees_to_nothing_of_the_mesh_gets_nothing() {
+    let authority = Authority::new("cluster.local");
+    let (ours, theirs) = (
+        identity(&authority, "web"),
+        identity(&authority, "payments"),
+    );
+    let head = format!("identity: {}", ours.yaml());
+    let server = PythonServer::start(&theirs);
+    let weft = towards(&head, &[server.address()], ", tls: mesh");
+    let answer = post(&weft);
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (503, Some("tls_failed")),
+        "{}",
+        answer.text()
+    );
+    let weft = towards(&head, &[server.address()], ", tls: mesh, protocol: http1");
+    assert_eq!(post(&weft).status, 200);
+}
+
 // Not at all
 
 #[test]
