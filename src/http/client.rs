@@ -40,6 +40,7 @@ pub trait Landlord {
 /// How a peer's connections are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keeping {
+    /// How long a peer that is connected may take to open HTTP/2.
     pub connect_timeout: Duration,
     /// How long an HTTP/1.1 connection may lie idle before we close it.
     pub idle: Duration,

@@ -21,6 +21,8 @@ use crate::{
 
 /// The application is on this machine: it accepts at once or not at all.
 pub(super) const CONNECT: Duration = Duration::from_millis(300);
+/// Its kernel does; its own first word of HTTP/2 waits for the rest that it has to do, or for its collector of garbage.
+const OPEN: Duration = Duration::from_secs(5);
 /// Shorter than Node's 5 s, so that no connection is reused as the application closes it.
 const IDLE: Duration = Duration::from_secs(3);
 /// Addresses of the application that redirected connections meant, at once; beyond, the one used longest ago goes.
@@ -135,7 +137,7 @@ impl Local {
 
     fn peer(&self, address: SocketAddr, dialer: Rc<dyn Dialer>) -> Rc<Peer> {
         let keeping = Keeping {
-            connect_timeout: CONNECT,
+            connect_timeout: OPEN,
             idle: IDLE,
         };
         Peer::new(address, keeping, self.landlord.clone(), dialer, &self.tick)

@@ -505,6 +505,32 @@ fn an_inbound_grpc_call_ends_at_its_deadline_which_shrinks() {
     assert_eq!(app.read_kind(kind::RST_STREAM).stream, stream);
 }
 
+/// A kernel accepts at once; the process behind it may be busy.
+#[test]
+fn an_application_may_take_its_time_to_open_http2() {
+    let (listener, address) = listener();
+    let weft = Weft::start(&format!(
+        "
+         inbound: {{ listen: \"127.0.0.1:0\", app: \"{address}\" }}"
+    ));
+    let mut client = H2Peer::connect(&weft.inbound(), &[]);
+    client.ask_grpc(1, "orders", &[], b"patient");
+    client.ask_grpc(3, "orders", &[("grpc-timeout", "600m")], b"hasty");
+    // Its end shows that time has passed.
+    let (stream, hasty, _) = client.read_headers();
+    assert_eq!((stream, grpc_status(&hasty)), (3, Some(4)));
+    let mut app = H2Peer::accept(&listener, &[]);
+    let (stream, _, _) = app.read_headers();
+    let answer = [
+        (":status", "200"),
+        ("content-type", "application/grpc"),
+        ("grpc-status", "0"),
+    ];
+    app.send(&Frame::headers(stream, &answer, true));
+    let (stream, patient, _) = client.read_headers();
+    assert_eq!((stream, grpc_status(&patient)), (1, Some(0)));
+}
+
 #[test]
 fn goaway_comes_in_two_steps_and_streams_end_in_peace() {
     let (listener, address) = listener();
