@@ -29,11 +29,12 @@ impl Sidecar {
         }
     }
 
+    /// One connection in plaintext was met with this.
     #[track_caller]
-    fn plaintext(&self, port: u16, result: &str) -> f64 {
+    fn assert_plaintext(&self, port: u16, result: &str) {
         let labels = format!("port=\"{port}\",result=\"{result}\"");
-        self.weft
-            .metric(&format!("weft_plaintext_connections_total{{{labels}}}"))
+        let name = format!("weft_plaintext_connections_total{{{labels}}}");
+        self.weft.assert_metric(&name, 1.0);
     }
 }
 
@@ -82,7 +83,7 @@ fn an_applications_own_tls_passes_where_plaintext_does() {
             .weft
             .wait_for_access(|line| line["protocol"] == "TCP");
         assert!(line.get("identity").is_none(), "{line}");
-        assert_eq!(sidecar.plaintext(port, "served"), 1.0, "{protocol}");
+        sidecar.assert_plaintext(port, "served");
     }
 }
 
@@ -100,7 +101,7 @@ fn an_applications_own_tls_is_refused_under_strict() {
         assert!(!curl(&sidecar.weft.inbound(), &web).status.success());
         let line = sidecar.weft.wait_for_log("a caller was refused");
         assert!(line.contains("plaintext"), "{line}");
-        assert_eq!(sidecar.plaintext(port, "refused"), 1.0, "{protocol}");
+        sidecar.assert_plaintext(port, "refused");
     }
     assert_eq!(app.connections(), 0);
 }
@@ -281,7 +282,7 @@ fn a_probe_is_asked_of_no_rule_and_all_else_is() {
 fn a_handshake_that_stops_is_given_up_and_counted() {
     let app = Origin::start();
     let sidecar = Sidecar::start(&format!(
-        "app: \"{}\", timers: {{ head: 300ms }}",
+        "app: \"{}\", timers: {{ head: 1s }}",
         app.address()
     ));
     let hello = TlsCaller::new(None, &["weft/http1.1"]).hello();
@@ -292,9 +293,9 @@ fn a_handshake_that_stops_is_given_up_and_counted() {
     silent.send(&hello);
     // Its answer to the hello comes, and then the end.
     silent.read_to_end();
-    sidecar.weft.wait_for_metric(
+    sidecar.weft.assert_metric(
         "weft_tls_handshakes_total{direction=\"inbound\",result=\"failure\",reason=\"timeout\"}",
-        |count| count == 1.0,
+        1.0,
     );
     assert_eq!(app.connections(), 0);
 }

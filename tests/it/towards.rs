@@ -22,10 +22,12 @@ fn post(weft: &Weft) -> Answer {
         .send(&weft.upstream("callee"))
 }
 
-fn dials(weft: &Weft, tls: &str) -> f64 {
-    weft.metric(&format!(
+#[track_caller]
+fn assert_dials(weft: &Weft, tls: &str, count: f64) {
+    let name = format!(
         "weft_upstream_dials_total{{upstream=\"callee\",tls=\"{tls}\",result=\"connected\"}}"
-    ))
+    );
+    weft.assert_metric(&name, count);
 }
 
 // By a server's name
@@ -59,7 +61,7 @@ fn a_server_outside_the_mesh_is_called_by_its_name_and_shown_a_certificate() {
         (&seen["alpn"], &seen["body"]),
         (&"http/1.1".into(), &"hello".into())
     );
-    assert_eq!(dials(&weft, "ordinary"), 1.0);
+    assert_dials(&weft, "ordinary", 1.0);
 
     let strangers = identity(&Authority::new("elsewhere.example"), "payments");
     for (sni, roots) in [
@@ -133,7 +135,8 @@ fn what_goes_in_plaintext_though_we_have_an_identity_is_counted_and_named() {
     for (more, named) in [("", true), (", tls: auto", true), (", tls: none", false)] {
         let weft = towards(&head, &[origin.address()], more);
         assert_eq!(post(&weft).status, 200);
-        assert_eq!((dials(&weft, "none"), dials(&weft, "mesh")), (1.0, 0.0));
+        assert_dials(&weft, "none", 1.0);
+        assert_dials(&weft, "mesh", 0.0);
         let checked = weft.run(&["check", "-c", "weft.yaml"]);
         let words = [checked.stdout, checked.stderr].concat();
         let words = String::from_utf8_lossy(&words);
@@ -179,7 +182,7 @@ fn a_call_that_one_endpoint_refuses_for_who_we_are_is_made_elsewhere() {
         let callees = [callee(&stranger, &unreached), callee(&willing, &reached)];
         let more = format!(
             ", protocol: {protocol}, tls: mesh, loadBalancing: {{ policy: roundRobin }}, \
-             outlier: {{ consecutiveFailures: 1000 }}"
+             outlier: {{ consecutiveFailures: 1000 }}, timeouts: {{ connect: 20s }}"
         );
         let head = format!("workers: 1\nidentity: {}", ours.yaml());
         let weft = towards(&head, &callees.each_ref().map(Weft::inbound), &more);
@@ -192,7 +195,7 @@ fn a_call_that_one_endpoint_refuses_for_who_we_are_is_made_elsewhere() {
         assert!(bodies.iter().all(|seen| seen.text() == "hello"));
         assert_eq!(unreached.connections(), 0);
         let refused = "weft_tls_handshakes_total{direction=\"inbound\",result=\"failure\",reason=\"unknown_authority\"}";
-        assert!(callees[0].metric(refused) >= 2.0, "{protocol}");
+        callees[0].wait_for_metric(refused, |count| count >= 2.0);
     }
 }
 
@@ -215,7 +218,7 @@ fn a_handshake_that_nobody_answers_ends_with_the_connect_timeout() {
     );
     let timeouts =
         "weft_tls_handshakes_total{direction=\"outbound\",result=\"failure\",reason=\"timeout\"}";
-    assert!(weft.metric(timeouts) >= 1.0);
-    let seen = String::from_utf8_lossy(&silent.received()[0]).into_owned();
+    weft.wait_for_metric(timeouts, |count| count >= 1.0);
+    let seen = silent.text(0);
     assert!(!seen.contains("orders"), "{seen}");
 }

@@ -243,7 +243,7 @@ fn take(input: &mut impl Read, kept: &mut Vec<u8>, length: usize) -> io::Result<
 
 fn more(input: &mut impl Read, kept: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; 16_384];
-    match input.read(&mut buffer)? {
+    match patiently(|| input.read(&mut buffer))? {
         0 => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             format!(
@@ -254,6 +254,16 @@ fn more(input: &mut impl Read, kept: &mut Vec<u8>) -> io::Result<()> {
         count => {
             kept.extend_from_slice(&buffer[..count]);
             Ok(())
+        }
+    }
+}
+
+/// A read with a deadline is interrupted where a process is stopped and goes on (signal(7)).
+pub(super) fn patiently(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
         }
     }
 }

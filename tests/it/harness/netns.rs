@@ -21,7 +21,7 @@ use rustix::{
     },
 };
 
-use super::{DEADLINE, Weft};
+use super::{DEADLINE, Weft, wait_until};
 
 /// The user that sidecars run as.
 pub const SIDECAR: u32 = 15001;
@@ -59,6 +59,13 @@ impl Pod {
                 "nodad",
             ]);
             pod.ip(&["link", "set", "eth0", "up"]);
+        }
+        for pod in [&one, &two] {
+            // An address of IPv6 is not yet one's own when its command is done.
+            let route = ["-6", "route", "get", &pod.v6.to_string()];
+            wait_until("the pod's own address", || {
+                pod.run("ip", &route).stdout.starts_with(b"local ")
+            });
         }
         (one, two)
     }

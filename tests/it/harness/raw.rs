@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Answer, Call,
-    call::{dial, prepare, read_answer},
+    call::{dial, patiently, prepare, read_answer},
     wait_for,
 };
 
@@ -77,10 +77,8 @@ impl RawClient {
                 return self.kept.drain(..at + end.len()).collect();
             }
             let mut buffer = [0; 16_384];
-            let count = self
-                .stream
-                .read(&mut buffer)
-                .expect("bytes before the deadline");
+            let count = patiently(|| self.stream.read(&mut buffer));
+            let count = count.expect("bytes before the deadline");
             assert!(
                 count > 0,
                 "closed after {:?}",
@@ -251,7 +249,7 @@ impl RawConnection {
     /// Reads some bytes; none means that the peer has closed.
     pub fn read(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16_384];
-        let count = self.stream.read(&mut buffer)?;
+        let count = patiently(|| self.stream.read(&mut buffer))?;
         let mut kept = self.kept.lock().expect("no panic here");
         kept[self.number].extend_from_slice(&buffer[..count]);
         Ok(count)

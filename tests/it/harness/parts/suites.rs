@@ -20,7 +20,7 @@ pub fn h2spec(address: &str, arguments: &[&str]) -> (usize, Vec<String>) {
     let report = folder.path().join("report.xml");
     let mut command = Command::new(cached("bin/h2spec"));
     command
-        .args(["-h", host, "-p", port, "-o", "5", "-j"])
+        .args(["-h", host, "-p", port, "-o", "20", "-j"])
         .arg(&report)
         .args(arguments);
     let output = output(&mut command, PARTS);
