@@ -57,7 +57,7 @@ pub struct Wish {
     /// The WebSocket key of an HTTP/1.1 caller, or ours in the place of an HTTP/2 caller's.
     key: Option<HeaderValue>,
     /// The key of an HTTP/2 caller that sent one: Envoy's HTTP/1.1 caller checks our answer to it (envoy#8547).
-    idle_key: Option<Box<HeaderValue>>,
+    idle_key: Option<HeaderValue>,
     /// An HTTP/2 caller's stream, once it is answered with 200.
     stream: Option<OnUpgrade>,
 }
@@ -101,7 +101,7 @@ fn read_extended(exchange: &mut Exchange) -> Result<(), Fault> {
         others: SmallVec::new(),
         passed: None,
         key,
-        idle_key: idle_key.filter(websocket::is_key).map(Box::new),
+        idle_key: idle_key.filter(websocket::is_key),
         stream,
     };
     exchange.upgrade = Some(Upgrade::new(Ask::Protocol(Box::new(wish)), false));
