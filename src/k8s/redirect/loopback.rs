@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{
     Refused,
-    message::{ACK, Attributes, CREATE, Messages, REPLACE},
+    message::{ACK, Attributes, CREATE, EXCLUSIVE, Messages, REPLACE},
     socket::{No, Socket},
 };
 
@@ -29,7 +29,9 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Whether there is an IPv6 to redirect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ipv6 {
-    On,
+    /// The address was not there before.
+    New,
+    Known,
     /// By `net.ipv6.conf.*.disable_ipv6`.
     Off,
     /// The kernel was started or built without it.
@@ -37,8 +39,14 @@ pub(super) enum Ipv6 {
 }
 
 pub(super) fn add() -> Result<Ipv6, Refused> {
-    match tell(NEW_ADDRESS, CREATE | REPLACE) {
-        Ok(()) => Ok(Ipv6::On),
+    let told = match tell(NEW_ADDRESS, CREATE | EXCLUSIVE) {
+        Ok(()) => return Ok(Ipv6::New),
+        // As it was left, or as someone else wants it: ours is what counts.
+        Err(no) if no.why == Errno::EXIST => tell(NEW_ADDRESS, CREATE | REPLACE),
+        told => told,
+    };
+    match told {
+        Ok(()) => Ok(Ipv6::Known),
         Err(no) => match no.why {
             Errno::ACCESS => Ok(Ipv6::Off),
             Errno::OPNOTSUPP | Errno::AFNOSUPPORT => Ok(Ipv6::Missing),

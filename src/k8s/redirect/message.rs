@@ -26,6 +26,7 @@ pub(super) struct Message<'a> {
 pub(super) const REQUEST: u16 = 1;
 pub(super) const ACK: u16 = 4;
 pub(super) const REPLACE: u16 = 0x100;
+pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const DUMP: u16 = 0x300;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;

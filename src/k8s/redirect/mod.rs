@@ -65,9 +65,14 @@ pub fn apply(plan: &Plan) -> Result<String, Refused> {
     privilege::raise()?;
     // First: without it the table would send IPv6 to a sidecar that cannot answer for the caller.
     let ipv6 = loopback::add()?;
-    Kernel::open()?.replace(&table)?;
+    let replaced = Kernel::open().and_then(|kernel| kernel.replace(&table));
+    if replaced.is_err() && ipv6 == Ipv6::New {
+        // Why the table is refused says more than what may go wrong here.
+        let _ = loopback::remove();
+    }
+    replaced?;
     let only = match ipv6 {
-        Ipv6::On => "",
+        Ipv6::New | Ipv6::Known => "",
         Ipv6::Off => "\nIPv6 is switched off here: there is only IPv4 to redirect.\n",
         Ipv6::Missing => {
             "\nThis kernel has no IPv6 (module `ipv6`): there is only IPv4 to redirect.\n"
