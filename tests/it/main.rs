@@ -36,6 +36,7 @@ mod permissive;
 mod pods;
 mod privilege;
 mod redirect;
+mod redirect_kernels;
 mod redirected;
 mod retry;
 mod rotation;
