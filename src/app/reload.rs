@@ -78,7 +78,16 @@ impl House {
         let loaded = Config::load(&self.file).map_err(|diagnostics| diagnostics.to_string())?;
         if loaded.config == self.loaded.borrow().config {
             *self.loaded.borrow_mut() = loaded;
-            return Ok("reloaded: nothing changed".to_owned());
+            // The files that it names may have changed.
+            let renewed = self
+                .upstreams
+                .renew()
+                .map_err(|error| format!("{error}; the last good files of that upstream go on"))?;
+            let renewed: Vec<_> = renewed.iter().map(|name| name.as_str()).collect();
+            return Ok(match renewed.is_empty() {
+                true => "reloaded: nothing changed".to_owned(),
+                false => format!("reloaded: new TLS files of {}", renewed.join(", ")),
+            });
         }
         let fixed = restart_only_changes(&self.loaded.borrow().config, &loaded.config);
         if !fixed.is_empty() {

@@ -41,6 +41,15 @@ pub struct UnsecuredError {
     why: tls::OrdinaryError,
 }
 
+impl UnsecuredError {
+    fn new(upstream: &ServiceName, why: tls::OrdinaryError) -> Self {
+        UnsecuredError {
+            upstream: upstream.clone(),
+            why,
+        }
+    }
+}
+
 /// By host and port, as callers name them.
 type Strange = HashMap<(Box<str>, u16), Weak<Upstream>>;
 
@@ -48,6 +57,7 @@ struct Followed {
     upstream: Arc<Upstream>,
     said: UpstreamSettings,
     _task: Task,
+    _files: Task,
 }
 
 /// A task that ends with its owner.
@@ -86,18 +96,21 @@ impl Upstreams {
         file: impl IntoIterator<Item = (&'a ServiceName, &'a UpstreamSettings)>,
         mesh: bool,
     ) -> Result<Vec<Arc<Upstream>>, UnsecuredError> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let secured: Vec<_> = file
             .into_iter()
             .map(|(name, settings)| {
-                Security::new(settings, &self.store, mesh)
-                    .map(|security| (name, settings, security))
-                    .map_err(|why| UnsecuredError {
-                        upstream: name.clone(),
-                        why,
-                    })
+                let security = match named.get(name) {
+                    Some(same) if same.upstream.settings == settings.into() => {
+                        let security = &same.upstream.security;
+                        security.renew().map(|_| security.clone())
+                    }
+                    _ => Security::new(settings, &self.store, mesh),
+                };
+                let unsecured = |why| UnsecuredError::new(name, why);
+                Ok((name, settings, security.map_err(unsecured)?))
             })
-            .collect::<Result<_, _>>()?;
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+            .collect::<Result<_, UnsecuredError>>()?;
         let mut before = std::mem::take(&mut *named);
         let mut all = Vec::new();
         for (name, settings, security) in secured {
@@ -113,6 +126,22 @@ impl Upstreams {
         Ok(all)
     }
 
+    /// Takes over what is new in the files that ordinary TLS names; says whose.
+    pub fn renew(&self) -> Result<Vec<ServiceName>, UnsecuredError> {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewed = Vec::new();
+        for (name, followed) in named.iter() {
+            let security = &followed.upstream.security;
+            if security
+                .renew()
+                .map_err(|why| UnsecuredError::new(name, why))?
+            {
+                renewed.push(name.clone());
+            }
+        }
+        Ok(renewed)
+    }
+
     fn made(
         &self,
         before: Option<Followed>,
@@ -120,6 +149,7 @@ impl Upstreams {
         security: Security,
         name: &ServiceName,
     ) -> Followed {
+        let files = Task(self.keeper.spawn(security.clone().follow()));
         let upstream = Upstream::new(name, name, said, security, &self.metrics);
         if let Some(before) = before.filter(|before| before.said.endpoints == said.endpoints) {
             upstream.succeed(&before.upstream);
@@ -129,6 +159,7 @@ impl Upstreams {
             upstream,
             said: said.clone(),
             _task: task,
+            _files: files,
         }
     }
 

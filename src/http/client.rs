@@ -72,7 +72,7 @@ struct Shared {
     scheme: &'static str,
 }
 
-/// Whether another request may go where a peer proved this, or had nothing to prove.
+/// Whether another request may go by a connection that was made with this.
 fn holds(warrant: Option<&Rc<dyn Warrant>>) -> bool {
     warrant.is_none_or(|warrant| warrant.holds())
 }

@@ -9,13 +9,13 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// What a connection's peer proved in its handshake.
+/// What a connection was made with: what its peer proved in its handshake, mostly.
 pub trait Warrant {
     /// Whether another request may go by the connection.
     fn holds(&self) -> bool;
 }
 
-/// What ties a stream to what its peer proved.
+/// What ties a stream to what it was made with.
 pub struct Bond {
     pub leash: Rc<Leash>,
     pub warrant: Rc<dyn Warrant>,

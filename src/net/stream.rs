@@ -93,7 +93,7 @@ impl Stream {
         self
     }
 
-    /// Keeps what the peer proved, and lets its leash end the connection; plain ones prove nothing.
+    /// Keeps what the connection was made with, and lets the leash end it; plain ones are made with nothing.
     pub fn bound(mut self, bond: Bond) -> Self {
         match &mut self.link {
             Link::Tcp(_) => {}
@@ -103,7 +103,7 @@ impl Stream {
         self
     }
 
-    /// What the peer proved; none where it had not to.
+    /// What the connection was made with; none in plaintext.
     #[inline]
     pub fn warrant(&self) -> Option<&Rc<dyn Warrant>> {
         self.bond().map(|bond| &bond.warrant)

@@ -20,7 +20,7 @@ use crate::{
         dialer::{Dialer, Dialled, Dialling, Plain, Speak, unconnected},
         tick::Tick,
     },
-    net::{self, Stream},
+    net::{self, Bond, Stream, Warrant},
     tls::{self, Alpn, Connected, Connector, Expected, HandshakeError, Store, Towards},
 };
 
@@ -79,6 +79,26 @@ impl Security {
         matches!(self, Security::Mesh { .. })
     }
 
+    /// Takes over what is new in the files of ordinary TLS; true where something was.
+    pub fn renew(&self) -> Result<bool, tls::OrdinaryError> {
+        match self {
+            Security::Plain => Ok(false),
+            Security::Mesh { connector, .. } | Security::Ordinary { connector, .. } => {
+                connector.renew()
+            }
+        }
+    }
+
+    /// Does so whenever they change, until it is dropped.
+    pub async fn follow(self) {
+        match self {
+            Security::Plain => {}
+            Security::Mesh { connector, .. } | Security::Ordinary { connector, .. } => {
+                connector.follow().await
+            }
+        }
+    }
+
     /// Who opens an upstream's connections.
     pub fn dialer(
         &self,
@@ -124,6 +144,11 @@ impl Dialer for Secured {
             if let Some(peer) = connected.peer {
                 let credential = Credential::new(peer, &self.store, None, &self.tick);
                 stream = stream.bound(credential.bond());
+            } else if let Some(setup) = connected.setup {
+                stream = stream.bound(Bond {
+                    leash: Rc::default(),
+                    warrant: Rc::new(Outside(setup)),
+                });
             }
             Ok(Dialled {
                 stream,
@@ -135,6 +160,15 @@ impl Dialer for Secured {
                 },
             })
         })
+    }
+}
+
+/// A connection to a server outside the mesh takes no new call once its files were renewed; what goes on goes on.
+struct Outside(tls::Setup);
+
+impl Warrant for Outside {
+    fn holds(&self) -> bool {
+        self.0.is_current()
     }
 }
 

@@ -20,6 +20,8 @@ use super::{
     alpn::{self, Alpn},
     failure::HandshakeError,
     generation::{Expected, Generation},
+    ordinary::{OrdinaryError, Server, Setup},
+    settings::Ordinary,
     store::Store,
     trust::{Peer, Role},
 };
@@ -30,14 +32,8 @@ pub struct Connector(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Mesh {
-        store: Store,
-        expected: Expected,
-    },
-    Ordinary {
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
-    },
+    Mesh { store: Store, expected: Expected },
+    Ordinary(Arc<Server>),
 }
 
 /// A connection whose handshake is done.
@@ -46,6 +42,8 @@ pub struct Connected {
     pub stream: TlsStream<TcpStream>,
     /// Inside the mesh, who answered.
     pub peer: Option<Arc<Peer>>,
+    /// Outside the mesh, what it was made with.
+    pub setup: Option<Setup>,
     /// None where the peer chose nothing of what was offered, or something unknown.
     pub alpn: Option<Alpn>,
 }
@@ -59,8 +57,27 @@ impl Connector {
         })
     }
 
-    pub(super) fn ordinary(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
-        Connector(Kind::Ordinary { config, name })
+    /// By a server's name. The files are read now; `renew` and `follow` read them again.
+    pub fn to_server(settings: &Ordinary) -> Result<Self, OrdinaryError> {
+        Ok(Connector(Kind::Ordinary(Server::new(settings)?)))
+    }
+
+    /// Takes over what is new in the files of ordinary TLS; true where something was.
+    ///
+    /// What is wrong with them is told; the last good ones go on.
+    pub fn renew(&self) -> Result<bool, OrdinaryError> {
+        match &self.0 {
+            Kind::Mesh { .. } => Ok(false),
+            Kind::Ordinary(server) => server.renew(),
+        }
+    }
+
+    /// Does so whenever they change, until it is dropped.
+    pub async fn follow(&self) {
+        match &self.0 {
+            Kind::Mesh { .. } => {}
+            Kind::Ordinary(server) => server.follow().await,
+        }
     }
 
     /// Shakes hands over a connection that is open.
@@ -79,12 +96,14 @@ impl Connector {
                 let generation = store.ready().await;
                 connect(&generation, expected, stream, offer).await
             }
-            Kind::Ordinary { config, name } => {
-                let stream = shake(config.clone(), name.clone(), stream, offer).await?;
+            Kind::Ordinary(server) => {
+                let (config, setup) = server.config();
+                let stream = shake(config, server.name().clone(), stream, offer).await?;
                 let alpn = stream.get_ref().1.alpn_protocol().and_then(Alpn::from_wire);
                 Ok(Connected {
                     stream,
                     peer: None,
+                    setup: Some(setup),
                     alpn,
                 })
             }
@@ -120,6 +139,7 @@ pub async fn connect(
     Ok(Connected {
         stream,
         peer: Some(peer),
+        setup: None,
         alpn,
     })
 }

@@ -1,9 +1,15 @@
 //! Ordinary TLS to a server outside the mesh: its name, the roots it leads to, and what we show if it asks.
+//!
+//! The files are read again when they change (`papers`). What is wrong with them is told loudly, and the last good ones
+//! go on.
 
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustls::{
@@ -13,7 +19,7 @@ use rustls::{
 };
 
 use super::{
-    client::Connector,
+    papers::Papers,
     pem::{self, PemError},
     provider::provider,
     sessions::Sessions,
@@ -53,31 +59,151 @@ pub enum OrdinaryError {
     Tls(#[from] rustls::Error),
 }
 
-impl Connector {
-    /// Ordinary TLS 1.3 or 1.2. The files are read now.
-    pub fn to_server(settings: &Ordinary) -> Result<Self, OrdinaryError> {
+/// One server, and how it is spoken to.
+#[derive(Debug)]
+pub(super) struct Server {
+    settings: Ordinary,
+    name: ServerName<'static>,
+    papers: Papers,
+    /// Counts what was taken over. Told apart from `made`, so that a request need not wait for it.
+    number: AtomicU64,
+    made: Mutex<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
+    /// Of the files that it is made of.
+    digest: [u8; 32],
+    config: Arc<ClientConfig>,
+    /// The words of the last refusal, which is told once.
+    refused: Option<String>,
+}
+
+/// What a connection to a server outside the mesh was set up with.
+#[derive(Debug)]
+pub struct Setup {
+    server: Arc<Server>,
+    number: u64,
+}
+
+impl Setup {
+    /// Whether the server's files are still the same.
+    pub fn is_current(&self) -> bool {
+        self.server.number.load(Ordering::Acquire) == self.number
+    }
+}
+
+impl Server {
+    /// TLS 1.3 or 1.2. The files are read now.
+    pub fn new(settings: &Ordinary) -> Result<Arc<Self>, OrdinaryError> {
         let sni = settings.sni.as_str().trim_end_matches('.');
         let name =
             DnsName::try_from(sni.to_owned()).map_err(|_| OrdinaryError::Name(sni.to_owned()))?;
-        let roots = roots(settings.roots.as_deref())?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots.into(), provider().clone())
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let builder = ClientConfig::builder_with_provider(provider().clone())
-            .with_safe_default_protocol_versions()?
-            .with_webpki_verifier(verifier);
-        let mut config = match &settings.client_certificate {
-            None => builder.with_no_client_auth(),
-            Some(ClientCertificate { certificate, key }) => builder
-                .with_client_auth_cert(of(certificate, pem::certificates)?, of(key, pem::key)?)?,
+        let papers = Papers::new(&paths(settings));
+        let digest = papers.digest();
+        let made = Made {
+            digest,
+            config: config(settings)?,
+            refused: None,
         };
-        config.resumption = Resumption::store(Arc::new(Sessions::default()));
-        Ok(Connector::ordinary(
-            Arc::new(config),
-            ServerName::DnsName(name),
-        ))
+        Ok(Arc::new(Server {
+            settings: settings.clone(),
+            name: ServerName::DnsName(name),
+            papers,
+            number: AtomicU64::new(0),
+            made: Mutex::new(made),
+        }))
     }
+
+    pub fn name(&self) -> &ServerName<'static> {
+        &self.name
+    }
+
+    /// For one handshake.
+    pub fn config(self: &Arc<Self>) -> (Arc<ClientConfig>, Setup) {
+        let made = self.made();
+        let setup = Setup {
+            server: self.clone(),
+            number: self.number.load(Ordering::Acquire),
+        };
+        (made.config.clone(), setup)
+    }
+
+    /// Takes over what is new in the files; true where something was.
+    pub fn renew(&self) -> Result<bool, OrdinaryError> {
+        let digest = self.papers.digest();
+        let mut made = self.made();
+        if made.digest == digest {
+            made.refused = None;
+            return Ok(false);
+        }
+        drop(made);
+        let Some(read) = self.papers.settled(digest, || config(&self.settings)) else {
+            return Ok(false);
+        };
+        let (server, mut made) = (&self.settings.sni, self.made());
+        match read {
+            Ok(config) => {
+                *made = Made {
+                    digest,
+                    config,
+                    refused: None,
+                };
+                self.number.fetch_add(1, Ordering::AcqRel);
+                tracing::info!(%server, "the TLS files of a server were taken over");
+                Ok(true)
+            }
+            Err(why) => {
+                let words = why.to_string();
+                if made.refused.as_ref() != Some(&words) {
+                    tracing::error!(%server, "the TLS files of a server are refused: {words}; the last good ones go on");
+                    made.refused = Some(words);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// Takes over what is new whenever it comes, for ever.
+    pub async fn follow(&self) {
+        let look = || {
+            // What is refused was told.
+            let _ = self.renew();
+        };
+        match self.papers.follow(look).await {}
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        // Nothing panics while it is held; were it so, what it holds is whole.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn paths(settings: &Ordinary) -> Vec<PathBuf> {
+    let roots = settings.roots.clone().or_else(system_roots);
+    let shown = settings.client_certificate.as_ref();
+    let shown = shown.map(|shown| [shown.certificate.clone(), shown.key.clone()]);
+    roots
+        .into_iter()
+        .chain(shown.into_iter().flatten())
+        .collect()
+}
+
+fn config(settings: &Ordinary) -> Result<Arc<ClientConfig>, OrdinaryError> {
+    let roots = roots(settings.roots.as_deref())?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider().clone())
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let builder = ClientConfig::builder_with_provider(provider().clone())
+        .with_safe_default_protocol_versions()?
+        .with_webpki_verifier(verifier);
+    let mut config = match &settings.client_certificate {
+        None => builder.with_no_client_auth(),
+        Some(ClientCertificate { certificate, key }) => builder
+            .with_client_auth_cert(of(certificate, pem::certificates)?, of(key, pem::key)?)?,
+    };
+    config.resumption = Resumption::store(Arc::new(Sessions::default()));
+    Ok(Arc::new(config))
 }
 
 fn roots(said: Option<&Path>) -> Result<RootCertStore, OrdinaryError> {
@@ -128,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::tls::{
-        Alpn, HandshakeError, Untrusted,
+        Alpn, Connector, HandshakeError, Untrusted,
         issue::{Authority, Issued, workload},
         tests::{DAY, ROOT, id, pair},
     };
@@ -245,6 +371,31 @@ mod tests {
                 .unwrap(),
             0
         );
+    }
+
+    #[test]
+    fn new_files_are_taken_over_and_bad_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::new(&Ordinary {
+            sni: "api.example".parse().unwrap(),
+            roots: Some(file(&folder, "roots.pem", ROOT.certificate())),
+            client_certificate: None,
+        })
+        .unwrap();
+        let (first, setup) = server.config();
+        assert!(!server.renew().unwrap() && setup.is_current());
+
+        file(&folder, "roots.pem", "nothing");
+        for _ in 0..2 {
+            let error = server.renew().unwrap_err().to_string();
+            assert!(error.contains("roots.pem"), "{error}");
+        }
+        assert!(Arc::ptr_eq(&first, &server.config().0) && setup.is_current());
+
+        let other = Authority::new("mesh.example", "another", DAY).unwrap();
+        file(&folder, "roots.pem", other.certificate());
+        assert!(server.renew().unwrap() && !setup.is_current());
+        assert!(server.config().1.is_current());
     }
 
     #[test]

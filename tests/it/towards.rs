@@ -3,6 +3,7 @@
 
 use crate::harness::{
     Answer, Authority, Call, IdentityFolder, Origin, RawOrigin, Weft, parts::PythonServer,
+    wait_until,
 };
 
 fn identity(authority: &Authority, account: &str) -> IdentityFolder {
@@ -76,6 +77,47 @@ fn a_server_outside_the_mesh_is_called_by_its_name_and_shown_a_certificate() {
             answer.text()
         );
     }
+}
+
+#[test]
+fn new_files_for_a_server_are_taken_over_and_bad_ones_are_not() {
+    let authority = Authority::new("outside.example");
+    let server = PythonServer::start(&identity(&authority, "payments"));
+    let files = identity(&authority, "first");
+    let weft = towards(
+        "",
+        &[server.address()],
+        &format!(
+            ", protocol: http1, tls: {{ sni: payments.test, roots: {}, clientCertificate: {{ certificate: {}, key: {} }} }}",
+            files.roots(),
+            files.certificate(),
+            files.key()
+        ),
+    );
+    let shows = |account: &str| post(&weft).json()["uris"][0] == authority.id(account);
+    assert!(shows("first"));
+
+    files.replace(&authority.leaf("second"), authority.root());
+    assert_eq!(weft.admin_post("/reload", "").status, 200);
+    assert!(shows("second"), "a reload reads them");
+    files.replace(&authority.leaf("third"), authority.root());
+    wait_until("a change to be noticed", || shows("third"));
+
+    let mut mixed = authority.leaf("fourth");
+    mixed.key = authority.leaf("fourth").key;
+    files.replace(&mixed, authority.root());
+    weft.wait_for_log("the TLS files of a server are refused");
+    let refused = weft.admin_post("/reload", "");
+    assert_ne!(refused.status, 200);
+    let words = refused.text();
+    assert!(words.contains("upstreams.callee.tls"), "{words}");
+    assert!(shows("third"), "the last good ones go on");
+
+    let elsewhere = Authority::new("elsewhere.example");
+    files.replace(&authority.leaf("fifth"), elsewhere.root());
+    wait_until("the new roots to count", || {
+        post(&weft).reason() == Some("wrong_identity")
+    });
 }
 
 #[test]

@@ -1,36 +1,21 @@
-//! An identity in files: read whole, checked whole, and read again when anything of it changes.
-//!
-//! The folders are watched, not the files: a rename or a symlink swap leaves nothing of the old file to watch. Beside
-//! that the files are compared every ten seconds, for file systems that tell nothing.
+//! An identity in files: read whole, checked whole, and read again when anything of it changes (`papers`).
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::SystemTime};
 
-use notify::Watcher;
-use sha2::{Digest, Sha256};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
-};
-
-use super::{Intake, LOOK, Lookout, News, SourceError, federated, read};
+use super::{Intake, Lookout, News, SourceError, federated, read};
 use crate::tls::{
     bundles::{Bundles, Revocations},
     identity::Identity,
+    papers::Papers,
     settings::{Files, Settings},
     store::Store,
 };
-
-/// Files that are written one after the other settle within this time.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// Files that a store follows.
 pub(super) struct Watched {
     settings: Settings,
     files: Files,
+    papers: Papers,
     store: Store,
     intake: Intake,
 }
@@ -41,6 +26,7 @@ impl Watched {
         let mut watched = Watched {
             settings: settings.clone(),
             files: files.clone(),
+            papers: Papers::new(paths(files, settings)),
             store: store.clone(),
             intake: Intake::new(store, files.certificate.display().to_string()),
         };
@@ -49,28 +35,13 @@ impl Watched {
     }
 
     pub async fn run(mut self) {
-        let (changed, mut changes) = mpsc::channel(1);
-        let watcher = self.watcher(changed);
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "the identity's files are not watched; they are compared every ten seconds");
-        }
-        let mut compare = interval_at(Instant::now() + LOOK, LOOK);
-        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let papers = self.papers.clone();
         let mut lookout = Lookout::default();
-        // What changed between the first reading and the watch.
-        self.look();
-        lookout.look(&self.store);
-        loop {
-            tokio::select! {
-                Some(()) = changes.recv() => {
-                    sleep(SETTLE).await;
-                    while changes.try_recv().is_ok() {}
-                }
-                _ = compare.tick() => {}
-            }
+        let look = || {
             self.look();
             lookout.look(&self.store);
-        }
+        };
+        match papers.follow(look).await {}
     }
 
     /// Takes over what is new.
@@ -78,43 +49,15 @@ impl Watched {
         self.look_by(news);
     }
 
-    /// What is replaced while `read` reads it is left for the next look, which the replacement brings about: some of it
-    /// may be old and some new, and would be refused as a pair that does not fit.
     fn look_by(&mut self, read: impl FnOnce(&Files, &Settings) -> Result<News, SourceError>) {
-        let digest = self.digest();
+        let digest = self.papers.digest();
         if !self.intake.is_new(digest) {
             return;
         }
-        let news = read(&self.files, &self.settings);
-        if self.digest() == digest {
+        let read = || read(&self.files, &self.settings);
+        if let Some(news) = self.papers.settled(digest, read) {
             self.intake.look(digest, || news);
         }
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        for path in paths(&self.files, &self.settings) {
-            // A digest of each, so that no byte moves unseen from one file to the next. No key stays behind here.
-            digest.update(std::fs::read(path).map(Sha256::digest).unwrap_or_default());
-        }
-        digest.finalize().into()
-    }
-
-    fn watcher(&self, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
-        let mut watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                if event.is_ok_and(|event| !event.kind.is_access()) {
-                    // Full means that a reading is due already.
-                    let _ = changed.try_send(());
-                }
-            })?;
-        let folders: BTreeSet<&Path> = paths(&self.files, &self.settings)
-            .map(|path| folder(path))
-            .collect();
-        for folder in folders {
-            watcher.watch(folder, notify::RecursiveMode::NonRecursive)?;
-        }
-        Ok(watcher)
     }
 }
 
@@ -142,15 +85,9 @@ fn paths<'a>(files: &'a Files, settings: &'a Settings) -> impl Iterator<Item = &
         .chain(settings.trust_bundles.values())
 }
 
-fn folder(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, time::Duration};
 
     use super::*;
     use crate::tls::{
