@@ -19,12 +19,16 @@ pub fn workers(said: Workers) -> usize {
         Workers::Count(count) => count.get() as usize,
         Workers::Auto => {
             let affinity = thread::available_parallelism().map_or(1, usize::from);
-            match cpu_limit() {
-                // `available_parallelism` knows cgroup quotas but rounds down.
-                Some(limit) => (limit.ceil() as usize).max(1),
-                None => affinity.min(2),
-            }
+            fitting(cpu_limit(), affinity)
         }
+    }
+}
+
+/// `available_parallelism` knows cgroup quotas but rounds down.
+fn fitting(limit: Option<f64>, affinity: usize) -> usize {
+    match limit {
+        Some(limit) => (limit.ceil() as usize).max(1),
+        None => affinity.min(2),
     }
 }
 
@@ -74,5 +78,24 @@ pub fn name_service() -> discover::Files {
     discover::Files {
         resolv_conf: file("WEFT_RESOLV_CONF", "/etc/resolv.conf"),
         hosts: file("WEFT_HOSTS", "/etc/hosts"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_the_limit_rounded_up_or_two_at_most() {
+        for (limit, affinity, workers) in [
+            (Some(0.1), 64, 1),
+            (Some(1.0), 64, 1),
+            (Some(1.5), 1, 2),
+            (Some(7.2), 64, 8),
+            (None, 1, 1),
+            (None, 64, 2),
+        ] {
+            assert_eq!(fitting(limit, affinity), workers, "{limit:?}, {affinity}");
+        }
     }
 }
