@@ -385,10 +385,43 @@ fn who_may_not_call_is_refused_and_a_reload_cuts_who_no_longer_may() {
     assert_eq!(app.connections(), 1);
     let line = weft.wait_for_access(|line| line["reason"] == "denied");
     assert_eq!(line["protocol"], "TCP");
+    let line = weft.wait_for_log("\"audit\"");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [("action", "deny"), ("rule", "default"), ("ip", "127.0.0.1")] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert_eq!(line["port"], 5434, "{line}");
+    assert!(line.get("path").is_none(), "{line}");
 
     weft.reload(&file(http));
     let error = wait_for("the cut", || allowed.stream().read(&mut [0]).err());
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_dry_run_counts_bytes_and_lets_them_pass() {
+    let app = parrot("welcome");
+    let weft = Weft::start(&format!(
+        r#"
+        inbound:
+          listen: "127.0.0.1:0"
+          ports: {{ 5433: {{ protocol: tcp, listen: "127.0.0.1:0", app: "{}" }} }}
+          authorization:
+            default: allow
+            rules: [{{ name: try-it, action: deny, dryRun: true, from: [{{ ip: 127.0.0.0/8 }}] }}]
+        "#,
+        app.address()
+    ));
+    let mut client = RawClient::connect(&weft.address("inbound.ports.5433"));
+    client.read_until(b"welcome");
+    client.send("x");
+    client.read_until(b"x");
+    weft.assert_metric(
+        "weft_authorization_total{rule=\"try-it\",action=\"would_deny\"}",
+        1.0,
+    );
+    let line = weft.wait_for_log("would_deny");
+    assert!(line.contains("\"audit\""), "{line}");
 }
 
 #[test]
