@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use super::{
     place::{Place, Whose, escaped},
     print,
-    sidecar::block_on,
     table::{cell, table, time},
 };
 use crate::events::Message;
@@ -117,12 +116,7 @@ struct Edit {
 
 impl Dlq {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        block_on(async {
-            let place = self.whose.find().await?;
-            let done = act(self.verb, &place).await;
-            place.leave().await;
-            done
-        })?
+        self.whose.ask(async |place| act(self.verb, place).await)
     }
 }
 

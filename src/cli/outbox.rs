@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::{
     place::{Place, Whose, escaped},
     print,
-    sidecar::block_on,
     table::{cell, table, time},
 };
 
@@ -41,12 +40,8 @@ enum Verb {
 
 impl Outbox {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        block_on(async {
-            let place = self.whose.find().await?;
-            let told = tell(&self.verb, &place).await;
-            place.leave().await;
-            print(&told?)
-        })?
+        let told = self.whose.ask(async |place| tell(&self.verb, place).await);
+        print(&told?)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     File,
-    sidecar::{Failure, Sidecar},
+    sidecar::{Failure, Sidecar, block_on},
 };
 use crate::{
     admin::store,
@@ -36,7 +36,20 @@ pub(super) enum Place {
 }
 
 impl Whose {
-    pub async fn find(&self) -> anyhow::Result<Place> {
+    /// Asks there, and lets go of it whatever the answers were.
+    pub fn ask<T>(
+        &self,
+        questions: impl AsyncFnOnce(&Place) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        block_on(async {
+            let place = self.find().await?;
+            let told = questions(&place).await;
+            place.leave().await;
+            told
+        })?
+    }
+
+    async fn find(&self) -> anyhow::Result<Place> {
         if let Some(address) = self.admin {
             return Ok(Place::Running(Sidecar { address }));
         }
@@ -115,7 +128,7 @@ impl Place {
     }
 
     /// Lets go of the store, if it was opened.
-    pub async fn leave(self) {
+    async fn leave(self) {
         if let Place::Stopped(store, _) = self {
             store.close().await;
         }
