@@ -80,7 +80,8 @@ pub struct Entrance {
 
 impl Entrance {
     /// The record of an accepted connection.
-    pub fn connection(&self, facts: Facts) -> Rc<Connection> {
+    pub fn connection(&self, accepted: &net::Accepted) -> Rc<Connection> {
+        let facts = Facts::of(accepted, &self.door);
         Connection::new(facts, self.timers.get(), &self.desk, &self.meter)
     }
 

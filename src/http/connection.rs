@@ -111,12 +111,16 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of a connection that came to us by itself and proved nothing.
-    pub fn plain(accepted: &net::Accepted, door: &Door) -> Self {
+    /// Of a connection as it was accepted: only to the main listeners are others redirected.
+    pub fn of(accepted: &net::Accepted, door: &Door) -> Self {
+        let original = match door {
+            Door::Main => net::original_dst(&accepted.stream, accepted.local),
+            Door::Port(_) | Door::Upstream(_) => None,
+        };
         Facts {
             peer: accepted.peer,
             local: accepted.local,
-            original: None,
+            original,
             door: door.clone(),
         }
     }

@@ -19,10 +19,8 @@ pub use stack::Stack;
 use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc};
 
 use crate::{
-    http::{
-        Door, Entrance, Facts, Metrics, Reception, RouteMeter, tcp::TcpMeter, upgrade::Upgrades,
-    },
-    net::{self, Accepted},
+    http::{Door, Entrance, Metrics, Reception, RouteMeter, tcp::TcpMeter, upgrade::Upgrades},
+    net::Accepted,
     telemetry::Direction,
     units::UrlPath,
 };
@@ -139,11 +137,7 @@ fn probes(settings: &Settings, port: u16) -> Box<[UrlPath]> {
 impl Reception for Stack {
     /// accept → original destination → what it speaks → `http::serve`, or bytes both ways.
     async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
-        let mut facts = Facts::plain(&accepted, &entrance.door);
-        if entrance.door == Door::Main {
-            facts.original = net::original_dst(&accepted.stream, accepted.local);
-        }
-        let connection = entrance.connection(facts);
+        let connection = entrance.connection(&accepted);
         let trust = self.local().trust.clone();
         let told = match trust {
             None => self.tell(accepted.stream, &connection).await,

@@ -24,10 +24,10 @@ use cluster::Cluster;
 
 use crate::{
     http::{
-        Door, Entrance, Facts, Reception,
+        Entrance, Reception,
         tick::{Tick, Ticks},
     },
-    net::{self, Accepted},
+    net::Accepted,
 };
 
 /// Strangers that a worker keeps clusters for; beyond, the one that was used longest ago goes.
@@ -36,11 +36,7 @@ const STRANGERS: usize = 256;
 impl Reception for Stack {
     /// accept → original destination → what it speaks → `http::serve`, or bytes both ways.
     async fn receive(self: Rc<Self>, accepted: Accepted, entrance: Rc<Entrance>) {
-        let mut facts = Facts::plain(&accepted, &entrance.door);
-        if entrance.door == Door::Main {
-            facts.original = net::original_dst(&accepted.stream, accepted.local);
-        }
-        let connection = entrance.connection(facts);
+        let connection = entrance.connection(&accepted);
         let told = self.tell(accepted.stream, &connection).await;
         if let Some((stream, opening)) = told {
             let server = &entrance.server;

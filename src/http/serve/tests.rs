@@ -67,8 +67,7 @@ impl Served {
             ..Timers::outbound()
         };
         let meter = metrics.listener(Direction::Outbound);
-        let connection =
-            Connection::new(Facts::plain(&accepted, &Door::Main), timers, &desk, &meter);
+        let connection = Connection::new(Facts::of(&accepted, &Door::Main), timers, &desk, &meter);
         let handler = Rc::new(Ok200);
         let answering = handler.clone();
         let task = spawn_local(async move {
