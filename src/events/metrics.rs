@@ -11,7 +11,10 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use crate::outbox::{self, DeadReason, Seq, Wall};
+use crate::{
+    outbox::{self, DeadReason, Seq, Wall},
+    telemetry,
+};
 
 /// The metrics of this room. Clones are the same ones.
 #[derive(Clone)]
@@ -27,11 +30,8 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
+        let counters =
+            |name, help, labels: &[&str]| telemetry::counters(registry, name, help, labels);
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
             let histogram = Histogram::with_opts(opts)?;

@@ -10,7 +10,11 @@ use prometheus::{
 };
 
 use super::tcp::{Detected, Detections, TcpMetrics};
-use crate::{fault::Reason, net, telemetry::Direction};
+use crate::{
+    fault::Reason,
+    net,
+    telemetry::{self, Direction},
+};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] = [
@@ -40,11 +44,8 @@ pub struct Metrics {
 impl Metrics {
     /// Declares them in `registry`; an error means that a name is there already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
+        let counters =
+            |name, help, labels: &[&str]| telemetry::counters(registry, name, help, labels);
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone()))?;

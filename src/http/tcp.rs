@@ -23,7 +23,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     net::{self, Broken, Count, Early, Side, Stream, Tally, detect::Kind},
-    telemetry::{Direction, TcpLine},
+    telemetry::{self, Direction, TcpLine},
 };
 
 /// The metrics of connections that are no HTTP, and of what connections turned out to be.
@@ -39,11 +39,8 @@ pub struct TcpMetrics {
 impl TcpMetrics {
     /// Declares them in `registry`; an error means that a name is there already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
+        let counters =
+            |name, help, labels: &[&str]| telemetry::counters(registry, name, help, labels);
         let open = IntGaugeVec::new(
             Opts::new("weft_tcp_connections", "Connections relayed now."),
             &["direction", "upstream"],

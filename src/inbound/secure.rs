@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::net::TcpStream;
 
 use super::{
@@ -29,6 +29,7 @@ use crate::{
         client_hello::ClientHello,
         detect::{self, First, Kind},
     },
+    telemetry,
     tls::{self, Alpn, HandshakeError, Store},
     units::SpiffeId,
 };
@@ -50,11 +51,8 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
+        let counters =
+            |name, help, labels: &[&str]| telemetry::counters(registry, name, help, labels);
         Ok(Metrics {
             plaintext: counters(
                 "weft_plaintext_connections_total",

@@ -10,5 +10,5 @@ pub mod settings;
 pub use access::{AccessLog, Direction, Line, TcpLine, fails_the_server, rfc3339};
 pub use logs::{Level, LogError, Logs};
 pub use prometheus;
-pub use registry::Registry;
+pub use registry::{Registry, counters};
 pub use settings::Settings;

@@ -6,7 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Counter, Gauge, IntGauge, IntGaugeVec, Opts, TextEncoder,
+    Counter, Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -45,6 +45,18 @@ impl Registry {
 
     /// The type of what [`Registry::text`] returns, for a `content-type` header.
     pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+}
+
+/// A family of counters that is declared at once; an error means that its name is there already.
+pub fn counters(
+    registry: &prometheus::Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
 }
 
 fn build_info(version: &str) -> Result<IntGaugeVec, prometheus::Error> {
