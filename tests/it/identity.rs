@@ -210,7 +210,7 @@ fn nobody_is_ready_with_an_identity_that_has_ended() {
 
 #[test]
 fn a_workload_api_is_followed_through_renewals_and_a_new_root() {
-    let api = WorkloadApi::start(4, &["web"]);
+    let api = WorkloadApi::start(8, &["web"]);
     let weft = sidecar(&api.yaml("web"));
     let line = weft.wait_for_log("identity taken over");
     assert!(line.contains(&api.id("web")), "{line}");

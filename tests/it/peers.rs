@@ -16,7 +16,7 @@ fn identity(authority: &Authority, account: &str) -> IdentityFolder {
 
 #[test]
 fn gos_peers_meet_by_the_workload_api_while_it_rotates_all() {
-    let api = WorkloadApi::start(2, &["web", "payments"]);
+    let api = WorkloadApi::start(6, &["web", "payments"]);
     let server = SpiffeServer::start(&api.socket("payments"), &api.id("web"), Offers::Http2);
     let call = || {
         let (socket, id) = (api.socket("web"), api.id("payments"));

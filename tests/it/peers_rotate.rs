@@ -136,7 +136,7 @@ fn files_rotate_under_http_2_without_a_failed_post() {
 
 #[test]
 fn a_workload_api_rotates_all_without_a_failed_post() {
-    let api = WorkloadApi::start(4, &["web", "payments"]);
+    let api = WorkloadApi::start(8, &["web", "payments"]);
     let origin = Origin::start();
     let pair = Pair::start(&api.yaml("web"), &api.yaml("payments"), &origin, "auto");
     let load = Load::start(&pair.address(), "shop", 4);

@@ -293,6 +293,9 @@ impl Capture {
                 "--immediate-mode",
                 "-s",
                 "0",
+                // KiB that may wait while the machine is busy; what does not fit is lost.
+                "-B",
+                "32768",
                 "-Z",
                 "root",
                 "-w",
