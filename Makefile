@@ -41,13 +41,13 @@ bench: toolchain
 
 # glibc is linked in: the binary runs on any Linux of its architecture, and alone in an image. Symbols stay, so that
 # a panic's backtrace has names; line tables go. Relocations are packed, and what runs lies together and is
-# compiled for what it mostly does (docs/decisions/0008).
+# compiled for what it mostly does (docs/decisions/0008); of functions that have changed since, nothing is known.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 STATIC := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C symbol-mangling-version=v0 \
     -C linker=benches/layout/order-cc
 PROFILE := benches/layout/weft.profdata
 dist: toolchain
-	RUSTFLAGS="$(STATIC) -C profile-use=$(CURDIR)/$(PROFILE)" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+	RUSTFLAGS="$(STATIC) -C profile-use=$(CURDIR)/$(PROFILE) -C llvm-args=-no-pgo-warn-mismatch" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
 	    cargo build --locked --release --target $(HOST)
 	install -D $(CARGO_TARGET_DIR)/$(HOST)/release/weft $(DIST)/weft
 	@ls -lh $(DIST)/weft
