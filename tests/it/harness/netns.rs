@@ -11,6 +11,7 @@ use std::{
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -65,6 +66,16 @@ impl Pod {
             let route = ["-6", "route", "get", &pod.v6.to_string()];
             wait_until("the pod's own address", || {
                 pod.run("ip", &route).stdout.starts_with(b"local ")
+            });
+        }
+        // A cable carries a moment after both its ends are up; a neighbour that was asked too early is asked again
+        // after a second, which is all that a sidecar waits.
+        for address in [two.at(0), two.at_v6(0)] {
+            let listener = two.inside(|| TcpListener::bind(address)).expect("a port");
+            let address = listener.local_addr().expect("bound");
+            let patience = Duration::from_secs(3);
+            wait_until("the cable", || {
+                one.inside(|| TcpStream::connect_timeout(&address, patience).is_ok())
             });
         }
         (one, two)
