@@ -33,6 +33,30 @@ fn strict(identity: &str, app: &Origin) -> Weft {
     ))
 }
 
+/// An application behind its sidecar, and who calls it.
+struct Shop {
+    authority: Authority,
+    origin: Origin,
+    payments: IdentityFolder,
+    weft: Weft,
+    web: IdentityFolder,
+}
+
+impl Shop {
+    fn open() -> Self {
+        let authority = Authority::new(DOMAIN);
+        let origin = Origin::start();
+        let payments = identity(&authority, "payments");
+        Shop {
+            weft: strict(&payments.yaml(), &origin),
+            web: identity(&authority, "web"),
+            authority,
+            origin,
+            payments,
+        }
+    }
+}
+
 /// What the application was told of its caller: `By=...;Hash=...;URI=...`, from us alone.
 #[track_caller]
 fn assert_told(seen: &Seen, by: &str, caller: &str) {
@@ -64,75 +88,67 @@ fn assert_refusal(weft: &Weft, reason: &str) {
 
 #[test]
 fn openssls_client_gets_in_with_a_certificate() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let web = identity(&authority, "web");
+    let shop = Shop::open();
     let answer = openssl_client(
-        &weft.inbound(),
+        &shop.weft.inbound(),
         &[
             "-alpn",
             "http/1.1",
             "-verify_return_error",
             "-CAfile",
-            &web.roots(),
+            &shop.web.roots(),
             "-cert",
-            &web.certificate(),
+            &shop.web.certificate(),
             "-key",
-            &web.key(),
+            &shop.web.key(),
         ],
         "GET /orders HTTP/1.1\r\nhost: shop\r\nx-forwarded-client-cert: By=forged\r\nconnection: close\r\n\r\n",
     );
     let said = String::from_utf8_lossy(&answer.stdout);
     assert!(said.starts_with("HTTP/1.1 200"), "{answer:?}");
-    let seen = &origin.requests()[0];
+    let seen = &shop.origin.requests()[0];
     assert_eq!(seen.path(), "/orders");
-    assert_told(seen, &authority.id("payments"), &authority.id("web"));
+    assert_told(
+        seen,
+        &shop.authority.id("payments"),
+        &shop.authority.id("web"),
+    );
 }
 
 #[test]
 fn openssls_client_without_a_certificate_stays_out() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let web = identity(&authority, "web");
+    let shop = Shop::open();
     let answer = openssl_client(
-        &weft.inbound(),
-        &["-alpn", "http/1.1", "-CAfile", &web.roots()],
+        &shop.weft.inbound(),
+        &["-alpn", "http/1.1", "-CAfile", &shop.web.roots()],
         "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n",
     );
     let said = String::from_utf8_lossy(&answer.stderr);
     assert!(said.contains("certificate required"), "{said}");
     assert!(answer.stdout.is_empty());
-    assert_refusal(&weft, "no_certificate");
-    assert_eq!(origin.connections(), 0);
+    assert_refusal(&shop.weft, "no_certificate");
+    assert_eq!(shop.origin.connections(), 0);
 }
 
 #[test]
 fn tls_1_2_stays_out() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let web = identity(&authority, "web");
+    let shop = Shop::open();
     let answer = openssl_client(
-        &weft.inbound(),
+        &shop.weft.inbound(),
         &[
             "-tls1_2",
             "-alpn",
             "http/1.1",
             "-cert",
-            &web.certificate(),
+            &shop.web.certificate(),
             "-key",
-            &web.key(),
+            &shop.web.key(),
         ],
         "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n",
     );
     let said = String::from_utf8_lossy(&answer.stderr);
     assert!(said.contains("alert protocol version"), "{said}");
-    assert_eq!(origin.connections(), 0);
+    assert_eq!(shop.origin.connections(), 0);
 }
 
 /// curl's call of `https://payments.test/orders` to `address`, with more arguments.
@@ -159,13 +175,9 @@ fn curl(address: &str, roots: &str, more: &[&str]) -> (Option<i32>, String, Stri
 
 #[test]
 fn curl_gets_in_with_a_certificate_over_both_versions() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let web = identity(&authority, "web");
+    let shop = Shop::open();
     for (version, said) in [("--http1.1", "ok 1.1"), ("--http2", "ok 2")] {
-        let (certificate, key) = (web.certificate(), web.key());
+        let (certificate, key) = (shop.web.certificate(), shop.web.key());
         let arguments = [
             "--cert",
             &certificate,
@@ -177,31 +189,32 @@ fn curl_gets_in_with_a_certificate_over_both_versions() {
             "-d",
             "body",
         ];
-        let answer = curl(&weft.inbound(), &web.roots(), &arguments);
+        let answer = curl(&shop.weft.inbound(), &shop.web.roots(), &arguments);
         assert_eq!(answer.1, said, "{answer:?}");
     }
-    for seen in origin.requests() {
+    for seen in shop.origin.requests() {
         assert_eq!(
             (seen.method.as_str(), seen.text().as_str()),
             ("POST", "body")
         );
-        assert_told(&seen, &authority.id("payments"), &authority.id("web"));
+        assert_told(
+            &seen,
+            &shop.authority.id("payments"),
+            &shop.authority.id("web"),
+        );
     }
-    assert_eq!(origin.count(), 2);
+    assert_eq!(shop.origin.count(), 2);
 }
 
 #[test]
 fn curl_without_a_certificate_or_without_tls_stays_out() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let (code, _, said) = curl(&weft.inbound(), &payments.roots(), &[]);
+    let shop = Shop::open();
+    let (code, _, said) = curl(&shop.weft.inbound(), &shop.payments.roots(), &[]);
     assert_eq!(code, Some(56), "{said}");
     assert!(said.contains("certificate required"), "{said}");
-    let plain = parts::curl(&[&format!("http://{}/", weft.inbound())]);
+    let plain = parts::curl(&[&format!("http://{}/", shop.weft.inbound())]);
     assert!(!plain.status.success(), "{plain:?}");
-    assert_eq!(origin.connections(), 0);
+    assert_eq!(shop.origin.connections(), 0);
 }
 
 fn python_call(weft: &Weft, shown: &IdentityFolder) -> Value {
@@ -214,18 +227,15 @@ fn python_call(weft: &Weft, shown: &IdentityFolder) -> Value {
 
 #[test]
 fn pythons_client_sees_our_certificate_and_shows_its_own() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let answer = python_call(&weft, &identity(&authority, "web"));
+    let shop = Shop::open();
+    let answer = python_call(&shop.weft, &shop.web);
     assert_eq!(answer["status"], 200, "{answer}");
-    assert_eq!(answer["uris"], json!([authority.id("payments")]));
+    assert_eq!(answer["uris"], json!([shop.authority.id("payments")]));
     assert_eq!(answer["version"], "TLSv1.3");
     assert_told(
-        &origin.requests()[0],
-        &authority.id("payments"),
-        &authority.id("web"),
+        &shop.origin.requests()[0],
+        &shop.authority.id("payments"),
+        &shop.authority.id("web"),
     );
 }
 
@@ -319,14 +329,10 @@ fn a_revoked_certificate_is_refused() {
 
 #[test]
 fn envoy_calls_us_by_identity_over_both_versions() {
-    let authority = Authority::new(DOMAIN);
-    let origin = Origin::start();
-    let payments = identity(&authority, "payments");
-    let weft = strict(&payments.yaml(), &origin);
-    let web = identity(&authority, "web");
+    let shop = Shop::open();
     for speaks in [Speaks::Http1, Speaks::Http2] {
-        let id = authority.id("payments");
-        let envoy = Envoy::outbound(&web, &id, &weft.inbound(), speaks);
+        let id = shop.authority.id("payments");
+        let envoy = Envoy::outbound(&shop.web, &id, &shop.weft.inbound(), speaks);
         let answer = Call::post("/orders", "hello")
             .host("payments")
             .header("x-forwarded-client-cert", "By=forged")
@@ -338,11 +344,15 @@ fn envoy_calls_us_by_identity_over_both_versions() {
             envoy.log()
         );
     }
-    for seen in origin.requests() {
+    for seen in shop.origin.requests() {
         assert_eq!(seen.text(), "hello");
-        assert_told(&seen, &authority.id("payments"), &authority.id("web"));
+        assert_told(
+            &seen,
+            &shop.authority.id("payments"),
+            &shop.authority.id("web"),
+        );
     }
-    assert_eq!(origin.count(), 2);
+    assert_eq!(shop.origin.count(), 2);
 }
 
 #[test]
