@@ -196,7 +196,10 @@ impl Room {
                 Order::Close(address) => self.close(|(own, _, _)| *own == address),
                 Order::Enter(direction, stage) => self.enter(direction, stage),
                 Order::Answer(to) => {
-                    let _ = to.send(());
+                    // An aborted task lets its listener go when its turn comes: before that of a task made now.
+                    tokio::task::spawn_local(async move {
+                        let _ = to.send(());
+                    });
                 }
                 Order::Report(to) => {
                     let _ = to.send(self.report());
